@@ -1,0 +1,83 @@
+"""How the demo scores a model: frozen heads made of the base's embeddings of class descriptions."""
+
+import gzip
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import AutoModel, BertModel
+
+DATA = Path(__file__).parent / "data"
+TASKS = ("supersense", "glosspos", "debsection", "debrole", "langid", "spam")
+UNSEEN = "fortunes"
+TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task's test rows: token ids (padded with zeros), label indices, and the descriptions of its classes."""
+
+    name: str
+    ids: Sequence[Sequence[int]]
+    labels: Tensor
+    prompts: Sequence[Sequence[int]]
+
+
+def load_tokenizer(model: Path) -> Tokenizer:
+    """Reads a model folder's tokenizer, cutting texts at 32 tokens."""
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(TOKENS)
+    return tokenizer
+
+
+def load_tasks(names: Iterable[str], tokenizer: Tokenizer, rows: int | None = None) -> list[Task]:
+    """Reads tasks, tokenised once for all models; `rows` keeps the first so many rows of each."""
+    tasks = []
+    for name in names:
+        with gzip.open(DATA / f"{name}.json.gz") as file:
+            content = json.load(file)
+        texts, labels = zip(*content["test"][:rows], strict=True)
+        encode = tokenizer.encode_batch
+        ids = [row.ids for row in encode(list(texts))]
+        tasks.append(Task(name, ids, torch.tensor(labels), [row.ids for row in encode(content["prompts"])]))
+    return tasks
+
+
+def load_model(folder: Path) -> BertModel:
+    """Loads a model folder as its users would."""
+    return AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+def embed(model: BertModel, texts: Sequence[Sequence[int]], batch: int = 50) -> Tensor:
+    """Mean of the last hidden states over a text's tokens, L2-normalised: (texts, width), in the given order."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length together: little padding
+    rows = torch.empty(len(texts), model.config.hidden_size)
+    with torch.inference_mode():
+        for start in range(0, len(order), batch):
+            chosen = order[start : start + batch]
+            width = max(len(texts[i]) for i in chosen)
+            ids = torch.tensor([[*texts[i], *[0] * (width - len(texts[i]))] for i in chosen])
+            mask = torch.tensor([[1] * len(texts[i]) + [0] * (width - len(texts[i])) for i in chosen])
+            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (batch, width, hidden)
+            weights = mask.unsqueeze(-1).to(hidden.dtype)
+            rows[chosen] = (hidden * weights).sum(1) / weights.sum(1)
+    return torch.nn.functional.normalize(rows, dim=-1)
+
+
+def make_heads(base: BertModel, tasks: Iterable[Task]) -> dict[str, Tensor]:
+    """The frozen heads: the base's embeddings of each task's class descriptions, (classes, width)."""
+    return {task.name: embed(base, task.prompts) for task in tasks}
+
+
+def score(model: BertModel, tasks: Iterable[Task], heads: Mapping[str, Tensor]) -> dict[str, float]:
+    """Accuracy of a model on each task, as a share in [0, 1]."""
+    scores = {}
+    for task in tasks:
+        guesses = (embed(model, task.ids) @ heads[task.name].T).argmax(-1)
+        scores[task.name] = float((guesses == task.labels).float().mean())
+    return scores

@@ -1,0 +1,1 @@
+"""Low-rank adapters: PEFT folders as differences from a base, or folded into it."""

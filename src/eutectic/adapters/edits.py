@@ -1,0 +1,210 @@
+"""What an adapter does to each tensor of the base, worked out from names and shapes before a value is read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from eutectic.adapters.config import LoraConfig
+from eutectic.adapters.factors import Pair
+from eutectic.adapters.names import Module, Names, Resolver
+from eutectic.checkpoint.spec import TensorSpec
+from eutectic.errors import CheckpointError, MismatchError
+
+Header = Mapping[str, TensorSpec]
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What happens to one tensor, in this order.
+
+    Attributes:
+        name: the tensor, as the base calls it.
+        shape: its shape.
+        full: key of a stored tensor that takes the base's place.
+        pair: factors of an update that is added.
+        shift: key of a stored tensor that is added after scaling, and the scale.
+        magnitude: key of DoRA's magnitudes: each output's weights are rescaled to this length.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    full: str | None = None
+    pair: Pair | None = None
+    shift: tuple[str, float] | None = None
+    magnitude: str | None = None
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the difference from the base depends on the base's values."""
+        return self.full is not None or self.magnitude is not None
+
+    @property
+    def by_column(self) -> bool:
+        """Whether outputs are columns of the tensor instead of rows."""
+        return self.pair is not None and self.pair.transposed
+
+
+def edits_alone(names: Names, config: LoraConfig, header: Header, where: str) -> dict[str, Edit]:
+    """Works out the edits without a base: names and orientation are taken from the adapter as they are.
+
+    Raises:
+        CheckpointError: when factors contradict each other or the configuration, or a tensor needs the base.
+    """
+    if names.full:
+        name, key = next(iter(names.full.items()))
+        raise CheckpointError(
+            f"{where}: tensor '{key}' replaces '{name}' in full, so its difference needs the base; give the base too"
+        )
+    edits: dict[str, Edit] = {}
+    for module in names.modules.values():
+        if module.magnitude is not None:
+            raise CheckpointError(
+                f"{where}: module '{module.name}' is DoRA, whose difference depends on the base; give the base too"
+            )
+        out, inputs = _product_shape(module, config, header, where)
+        transposed = module.embedding or (config.transposed and len(inputs) == 1)
+        shape = (*inputs, out) if transposed else (out, *inputs)
+        pair = Pair(module.a, module.b, config.scale_of(module.name), transposed)
+        edits[f"{module.name}.weight"] = Edit(f"{module.name}.weight", shape, pair=pair)
+        if module.bias is not None:
+            shift = (module.bias, config.scale_of(module.name))
+            edits[f"{module.name}.bias"] = Edit(f"{module.name}.bias", (out,), shift=shift)
+    return edits
+
+
+def edits_against(
+    names: Names, config: LoraConfig, header: Header, base: Header, where: str, base_name: str
+) -> dict[str, Edit]:
+    """Works out the edits of a base's tensors; a tensor stored in full that the base lacks keeps its own name.
+
+    Raises:
+        CheckpointError: when factors contradict each other or the configuration, or a name is ambiguous.
+        MismatchError: when a module or shape does not fit the base.
+    """
+    fit = _Fit(config, header, base, where, base_name)
+    for name, key in names.full.items():
+        fit.place_full(name, key)
+    for module in names.modules.values():
+        fit.place_module(module)
+    return fit.edits
+
+
+class _Fit:
+    """An adapter being fitted to a base, edit by edit."""
+
+    def __init__(self, config: LoraConfig, header: Header, base: Header, where: str, base_name: str) -> None:
+        self.edits: dict[str, Edit] = {}
+        self._config, self._header, self._base = config, header, base
+        self._where, self._base_name = where, base_name
+        self._resolver = Resolver(base)
+        self._votes = _orientations(base)
+        self._origin: dict[str, str] = {}  # target -> the adapter's name for it
+
+    def place_full(self, name: str, key: str) -> None:
+        """Adds a tensor stored in full."""
+        if not self._header[key].dtype.mergeable:
+            raise CheckpointError(f"{self._where}: expected float values in '{key}', found {self._header[key].dtype}")
+        target = self._resolver.find(name, self._where)
+        if target is None and any(f".{module}." in f".{name}" for module in self._config.saved):
+            # A head of the adapter's own, say a classifier on a bare encoder.
+            self.edits[name] = Edit(name, self._header[key].shape, full=key)
+        else:
+            self._place(name, key, Edit(target or name, self._header[key].shape, full=key))
+
+    def place_module(self, module: Module) -> None:
+        """Adds a module's factors, and the update of its bias if it has one."""
+        out, inputs = _product_shape(module, self._config, self._header, self._where)
+        scale = self._config.scale_of(module.name)
+        name = f"{module.name}.weight"
+        target = self._resolver.find(name, self._where) or name
+        transposed = module.embedding or (len(inputs) == 1 and self._transposed(target, out, inputs[0]))
+        shape = (*inputs, out) if transposed else (out, *inputs)
+        edit = replace(self.edits.get(target, Edit(target, shape)), shape=shape)
+        pair = Pair(module.a, module.b, scale, transposed)
+        self._place(name, module.a, replace(edit, pair=pair, magnitude=module.magnitude))
+        if module.bias is not None:
+            name = f"{module.name}.bias"
+            target = self._resolver.find(name, self._where) or name
+            edit = replace(self.edits.get(target, Edit(target, (out,))), shape=(out,))
+            self._place(name, module.bias, replace(edit, shift=(module.bias, scale)))
+
+    def _place(self, name: str, key: str, edit: Edit) -> None:
+        spec = self._base.get(edit.name)
+        if spec is None:
+            raise MismatchError(
+                f"{self._where}: '{name}' (of '{key}') is not in the base {self._base_name}"
+                f"{self._resolver.alike(name)}; take the base this adapter was trained on"
+            )
+        if self._origin.setdefault(spec.name, name) != name:
+            other = self._origin[spec.name]
+            raise CheckpointError(f"{self._where}: '{other}' and '{name}' both fit '{spec.name}' of the base")
+        if edit.shape != spec.shape:
+            raise MismatchError(
+                f"{self._where}: expected shape {spec.shape} of '{spec.name}' in the base {self._base_name}, found "
+                f"{edit.shape} in '{key}'; take the base this adapter was trained on, its embeddings resized as then"
+            )
+        if not spec.dtype.mergeable:
+            raise MismatchError(
+                f"{self._where}: '{spec.name}' is stored as {spec.dtype} in the base {self._base_name}, and an update "
+                "can only be added to floats; take the base in bfloat16, float16 or float32"
+            )
+        self.edits[spec.name] = edit
+
+    def _transposed(self, target: str, out: int, inputs: int) -> bool:
+        """Whether the base stores the weight (in, out).
+
+        The shape says so unless it is square. Then the other weights of its block do. The configuration comes last:
+        where an adapter covers both kinds of layer it tells the kind of the last one only.
+        """
+        if inputs != out:
+            return target in self._base and self._base[target].shape == (inputs, out)
+        votes = self._votes.get(_block(target), set())
+        return next(iter(votes)) if len(votes) == 1 else self._config.transposed
+
+
+def _orientations(base: Header) -> dict[str, set[bool]]:
+    """Returns, by block, whether its weights are stored (in, out): a bias has as many values as there are outputs."""
+    votes: dict[str, set[bool]] = {}
+    for name, spec in base.items():
+        bias = base.get(name.removesuffix("weight") + "bias")
+        if bias is None or len(bias.shape) != 1 or len(spec.shape) != 2 or spec.shape[0] == spec.shape[1]:
+            continue
+        if bias.shape[0] in spec.shape:
+            votes.setdefault(_block(name), set()).add(bias.shape[0] == spec.shape[1])
+    return votes
+
+
+def _block(name: str) -> str:
+    """Returns a tensor's name up to its last number."""
+    parts = name.split(".")
+    last = max((i for i, part in enumerate(parts) if part.isdecimal()), default=-1)
+    return ".".join(parts[: last + 1])
+
+
+def _product_shape(module: Module, config: LoraConfig, header: Header, where: str) -> tuple[int, tuple[int, ...]]:
+    """Checks a module's factors against each other and the configuration; returns outputs and input axes."""
+    a, b = header[module.a], header[module.b]
+    what = f"{where}: module '{module.name}'"
+    keys = [key for key in (module.a, module.b, module.bias, module.magnitude) if key is not None]
+    for key in keys:
+        if not header[key].dtype.mergeable:
+            raise CheckpointError(f"{what}: expected float values in '{key}', found {header[key].dtype}")
+    kernel = b.shape[2:]
+    if min(len(a.shape), len(b.shape)) < 2 or any(axis != 1 for axis in kernel) or 0 in (*a.shape, *b.shape):
+        raise CheckpointError(
+            f"{what}: expected factors (r, in) and (out, r), found shapes {a.shape} and {b.shape}; "
+            "empty or flat factors come from saving a sharded model without gathering it"
+        )
+    if a.shape[0] != b.shape[1]:
+        raise CheckpointError(
+            f"{what}: A of shape {a.shape} has rank {a.shape[0]}, B of shape {b.shape} has {b.shape[1]}"
+        )
+    rank = config.rank_of(module.name)
+    if a.shape[0] != rank:
+        raise CheckpointError(f"{what}: its factors have rank {a.shape[0]}, {config.where} says {rank}")
+    if (module.magnitude is not None) != config.dora:
+        have = "has" if module.magnitude is not None else "lacks"
+        raise CheckpointError(f"{what} {have} DoRA magnitudes, but {config.where} says use_dora is {config.dora}")
+    for key in keys[2:]:
+        if header[key].numel != b.shape[0]:
+            raise CheckpointError(f"{what}: expected {b.shape[0]} values in '{key}', found shape {header[key].shape}")
+    return b.shape[0], a.shape[1:]

@@ -1,0 +1,109 @@
+"""LoRA adapters as PEFT writes them: opened as differences, or folded into their base.
+
+    open_adapter(folder)      the differences, without a base: plain factors only
+    against(base, folder)     the differences from this base: names and orientation checked; DoRA and full tensors too
+    fold(base, folder)        the whole model, base plus adapter
+
+Tensors that an adapter stores in full (modules_to_save, trained biases, resized or copied embeddings) are weights, not
+differences: `fold` puts them in the base's place, `against` subtracts the base, `open_adapter` refuses.
+
+Departs: PEFT rounds the update to the adapter's type (bfloat16, say) and adds it in the base's type; here factors are
+widened to float32, multiplied there, and added to the widened base without rounding in between. A module is square or
+not, PEFT decides by its class whether its weight is stored (in, out); here the base's shapes do, see `edits`.
+"""
+
+from pathlib import Path
+
+from eutectic.adapters.adapter import Adapter
+from eutectic.adapters.config import LoraConfig, read_config
+from eutectic.adapters.edits import edits_against, edits_alone
+from eutectic.adapters.names import Names, read_names
+from eutectic.adapters.sources import DeltaSource, FoldedSource
+from eutectic.checkpoint.safetensors import SafetensorsFile
+from eutectic.checkpoint.source import Checkpoint
+from eutectic.errors import CheckpointError, MismatchError
+
+WEIGHTS = "adapter_model.safetensors"
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds an adapter: it has an adapter_config.json."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def open_adapter(folder: Path) -> Checkpoint:
+    """Opens an adapter folder as differences, named as in the base it was trained on.
+
+    Raises:
+        CheckpointError: when the adapter is broken, of a kind that cannot be computed exactly, or needs its base.
+    """
+    config, file, names = _open(folder)
+    try:
+        edits = edits_alone(names, config, file.header, file.name)
+    except BaseException:
+        file.close()
+        raise
+    source = DeltaSource(Adapter(file, config, edits, None), str(folder))
+    return Checkpoint(str(folder), source, folder, config.raw, deltas=True)
+
+
+def against(base: Checkpoint, folder: Path) -> Checkpoint:
+    """Opens an adapter folder as differences from this base, named as in it. The base stays the caller's to close.
+
+    Raises:
+        CheckpointError: when the adapter is broken or of a kind that cannot be computed exactly.
+        MismatchError: when it does not fit the base, or has tensors of its own that no base has.
+    """
+    adapter = _fit(base, folder)
+    added = [name for name in adapter.edits if name not in base.source.header]
+    if added:
+        adapter.file.close()
+        raise MismatchError(
+            f"{folder}: stores '{added[0]}' in full, and the base {base.reference} has no such tensor to differ from; "
+            f"merge it as a whole model ({base.reference}+{folder}), or take a base with that head"
+        )
+    return Checkpoint(
+        str(folder), DeltaSource(adapter, str(folder), base.source), folder, adapter.config.raw, deltas=True
+    )
+
+
+def fold(base: Checkpoint, folder: Path) -> Checkpoint:
+    """Opens `base+adapter` as a whole model: config and other files are the base's, which is closed with it.
+
+    Raises:
+        CheckpointError: when the adapter is broken or of a kind that cannot be computed exactly.
+        MismatchError: when it does not fit the base.
+    """
+    adapter = _fit(base, folder)
+    reference = f"{base.reference}+{folder}"
+    source = FoldedSource(adapter, reference, base.source)
+    return Checkpoint(reference, source, base.folder, base.config, base.revision)
+
+
+def _open(folder: Path) -> tuple[LoraConfig, SafetensorsFile, Names]:
+    config = read_config(folder)
+    if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
+        raise CheckpointError(
+            f"{folder}: expected {WEIGHTS}, found adapter_model.bin, a pickle; save the adapter as safetensors in PEFT"
+        )
+    file = SafetensorsFile(folder / WEIGHTS)
+    try:
+        names = read_names(file.header, file.name)
+        if not names.modules and not names.full:
+            raise CheckpointError(f"{file.name}: the adapter is empty: it holds no tensor")
+    except BaseException:
+        file.close()
+        raise
+    return config, file, names
+
+
+def _fit(base: Checkpoint, folder: Path) -> Adapter:
+    if base.deltas:
+        raise MismatchError(f"{folder}: an adapter is fitted to a model, and {base.reference} is an adapter itself")
+    config, file, names = _open(folder)
+    try:
+        edits = edits_against(names, config, file.header, base.source.header, file.name, base.reference)
+    except BaseException:
+        file.close()
+        raise
+    return Adapter(file, config, edits, base.source)

@@ -1,0 +1,285 @@
+"""Pairs the tensors of several models by name and says everything that does not fit, at once, from headers alone.
+
+What to do about a finding is the recipe's policy; each sentence names the setting that would pass.
+"""
+
+import enum
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.spec import TensorSpec
+from eutectic.layout.families import configs, tied_words
+from eutectic.layout.infer import infer, nearest_embedding
+from eutectic.layout.layout import Layout, Place
+from eutectic.layout.packed import code_sentence, packed
+from eutectic.layout.prefixes import renamed
+from eutectic.layout.roles import Role
+from eutectic.layout.vocabulary import read_tokens, token_sentences
+
+
+class Kind(enum.StrEnum):
+    """What is special about a tensor across the models. A tensor of no kind is simply merged."""
+
+    MISSING = "missing"  # the base has it and some model lacks it
+    EXTRA = "extra"  # the base lacks it or, without a base, some model does
+    TIED_COPY = "tied copy"  # a second copy of a tensor that the reference keeps once
+    STAND_IN = "stand-in"  # some model lacks it and its tied tensor takes its place
+    VOCABULARY = "vocabulary"  # the shapes differ in the number of tokens only
+    SHAPE = "shape"  # the shapes differ otherwise
+    DTYPE = "dtype"  # floats of several types
+    CODES = "codes"  # quantised codes or their scales: no arithmetic makes sense
+    BUFFER = "buffer"  # integers, truth values or complex numbers
+
+
+@dataclass(frozen=True)
+class Match:
+    """One tensor name across the models.
+
+    Attributes:
+        name: as the output would call it.
+        place: its role and depth, from the first of base and models that has it.
+        base: the base's tensor, if there is a base and it has one.
+        held: each model's tensor or None; `spec.name` is its name in that model, which may differ.
+        said: what is special about it, with a sentence each.
+    """
+
+    name: str
+    place: Place
+    base: TensorSpec | None
+    held: tuple[TensorSpec | None, ...]
+    said: Mapping[Kind, str]
+
+    @property
+    def kinds(self) -> frozenset[Kind]:
+        """What is special about it."""
+        return frozenset(self.said)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How models fit together.
+
+    Attributes:
+        models: how messages call the models, in order; the base is not among them.
+        base: how messages call the base, if there is one.
+        layout: of the reference: the base, else the first model.
+        matches: every name of the reference in its order, then the names only others have.
+        findings: sentences on the models as a whole: quantisation, prefixes, expert counts, tokenizers.
+    """
+
+    models: tuple[str, ...]
+    base: str | None
+    layout: Layout
+    matches: Mapping[str, Match]
+    findings: tuple[str, ...]
+
+    def of(self, kind: Kind) -> tuple[Match, ...]:
+        """Returns the matches of a kind, in order."""
+        return tuple(match for match in self.matches.values() if kind in match.said)
+
+    def summary(self, limit: int = 3) -> tuple[str, ...]:
+        """Returns the findings, then per kind how many tensors it has and the sentences of the first `limit`."""
+        lines = list(self.findings)
+        for kind in Kind:
+            found = self.of(kind)
+            lines += [match.said[kind] for match in found[:limit]]
+            if len(found) > limit:
+                lines.append(f"{kind}: {len(found) - limit} more tensors")
+        return tuple(lines)
+
+
+@dataclass(frozen=True)
+class _Party:
+    """A checkpoint under the reference's names: `header` is keyed by them, its specs keep the file's own."""
+
+    checkpoint: Checkpoint
+    header: Mapping[str, TensorSpec]
+
+    @cached_property
+    def name(self) -> str:
+        return self.checkpoint.reference
+
+    @cached_property
+    def layout(self) -> Layout:
+        return infer(self.checkpoint.source.header, self.checkpoint.config)
+
+    @cached_property
+    def codes(self) -> Mapping[str, str]:
+        """Sentences by the file's own names, for codes and for their scales."""
+        header = self.checkpoint.source.header
+        said: dict[str, str] = {}
+        for name, scales in packed(header).items():
+            said[name] = code_sentence(header[name], scales)
+            said |= {scale: f"{scale} gives {name} its meaning and cannot be merged alone" for scale in scales}
+        return said
+
+    def stand_in(self, name: str, reference: Layout) -> TensorSpec | None:
+        """Returns the tensor that is loaded under `name` although the file holds it under another name."""
+        tied = tied_words(self.checkpoint.config)
+        for group in reference.tied:
+            if name in group:
+                place = reference.places[name]
+                if place.role is Role.HEAD and name.endswith(".weight") and not tied:
+                    continue
+                found = next((self.header[other] for other in group if other in self.header), None)
+                if found is not None:
+                    return found
+        place_of = reference.places.get(name)
+        if not tied or place_of is None or place_of.role is not Role.HEAD or not name.endswith(".weight"):
+            return None
+        words = [n for n, p in self.layout.places.items() if p.role is Role.EMBEDDING and p.block is None]
+        embedding = nearest_embedding(name, words)
+        return self.checkpoint.source.header[embedding] if embedding else None
+
+
+def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Report:
+    """Compares the headers of n models, and of their base if there is one.
+
+    A source of deltas lacks what it does not change, which is no finding.
+    """
+    everyone = [*([base] if base else []), *models]
+    reference = everyone[0]
+    findings: list[str] = []
+    parties: list[_Party] = []
+    for checkpoint in everyone:
+        header, sentence = renamed(checkpoint, reference)
+        parties.append(_Party(checkpoint, header))
+        findings += [sentence] if sentence else []
+    findings += [s for checkpoint in everyone if (s := _quantised(checkpoint.reference, checkpoint.config))]
+    findings += _experts(parties)
+    names = dict.fromkeys(name for party in parties for name in party.header)
+    matches = {name: _match(name, parties, base is not None) for name in names}
+    if any(Kind.VOCABULARY in match.said for match in matches.values()):
+        folders = [party.checkpoint.folder for party in parties]
+        tokens = [read_tokens(folder) if folder else None for folder in folders]
+        findings += token_sentences([party.name for party in parties], tokens)
+    return Report(
+        tuple(model.reference for model in models),
+        base.reference if base else None,
+        parties[0].layout,
+        matches,
+        tuple(findings),
+    )
+
+
+def _match(name: str, parties: Sequence[_Party], has_base: bool) -> Match:
+    reference = parties[0]
+    specs: list[TensorSpec | None] = []
+    said: dict[Kind, str] = {}
+    for party in parties:
+        spec = party.header.get(name)
+        if spec is None and not party.checkpoint.deltas:
+            spec = party.stand_in(name, reference.layout)
+            if spec is not None:
+                said[Kind.STAND_IN] = f"{name}: {party.name} ties it to {spec.name}, which stands in"
+        specs.append(spec)
+    said |= _absence(name, parties, specs, has_base)
+    present = [(party, spec) for party, spec in zip(parties, specs, strict=True) if spec is not None]
+    said |= _shapes(name, present) | _types(name, present)
+    owner, first = next((party, spec) for party, spec in present if name in party.header)
+    place = owner.layout.places[first.name]
+    held = tuple(specs[1:] if has_base else specs)
+    return Match(name, place, specs[0] if has_base else None, held, said)
+
+
+def _absence(
+    name: str, parties: Sequence[_Party], specs: Sequence[TensorSpec | None], has_base: bool
+) -> dict[Kind, str]:
+    pairs = list(zip(parties, specs, strict=True))
+    lacking = [party.name for party, spec in pairs if spec is None and not party.checkpoint.deltas]
+    if not lacking:
+        return {}
+    holding = ", ".join(party.name for party, spec in pairs if spec is not None)
+    if _tied_copy(name, parties, specs):
+        return {Kind.TIED_COPY: f"{name}: {holding} stores its embedding twice; {parties[0].name} keeps it once"}
+    if has_base and specs[0] is not None:
+        return {
+            Kind.MISSING: f"{name}: missing from {', '.join(lacking)}; "
+            "`missing: base` takes the base's, `missing: present` merges those that have it"
+        }
+    without = ", ".join(lacking)
+    if _own_head(name, parties, specs):
+        return {Kind.EXTRA: f"{name}: {holding} has a head of its own, {without} ties it to the embedding; "
+                "`extra: copy` keeps the head, `extra: drop` drops it"}  # fmt: skip
+    return {Kind.EXTRA: f"{name}: {holding} has it, {without} does not; `extra: copy` keeps it, `extra: drop` drops it"}
+
+
+def _own_head(name: str, parties: Sequence[_Party], specs: Sequence[TensorSpec | None]) -> bool:
+    """Whether the reference ties its head and another model has a head that is not tied."""
+    if specs[0] is not None or not tied_words(parties[0].checkpoint.config):
+        return False
+    return any(
+        party.layout.places[party.header[name].name].role is Role.HEAD for party in parties if name in party.header
+    )
+
+
+def _tied_copy(name: str, parties: Sequence[_Party], specs: Sequence[TensorSpec | None]) -> bool:
+    """Whether the reference lacks a head that it ties, and whoever has it ties it too."""
+    holders = [party for party, spec in zip(parties, specs, strict=True) if spec is not None]
+    if specs[0] is not None or not tied_words(parties[0].checkpoint.config):
+        return False
+    return all(
+        any(spec.name in group for group in party.layout.tied)
+        for party in holders
+        if (spec := party.header.get(name)) is not None
+    )
+
+
+def _shapes(name: str, present: Sequence[tuple[_Party, TensorSpec]]) -> dict[Kind, str]:
+    if len({spec.shape for _, spec in present}) < 2:
+        return {}
+    listed = ", ".join(f"{list(spec.shape)} in {party.name}" for party, spec in present)
+    axes = {party.layout.vocabulary.get(spec.name) for party, spec in present}
+    axis = axes.pop() if len(axes) == 1 else None
+    if axis is not None and len({_without(spec.shape, axis) for _, spec in present}) == 1:
+        return {
+            Kind.VOCABULARY: f"{name}: the models have different numbers of tokens: {listed}; `vocabulary: truncate` "
+            "keeps the common rows, `vocabulary: base` takes the base's beyond each model's own"
+        }
+    return {Kind.SHAPE: f"{name}: shapes differ: {listed}; merge models of one architecture and size"}
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
+def _types(name: str, present: Sequence[tuple[_Party, TensorSpec]]) -> dict[Kind, str]:
+    codes = [f"{party.name}: {party.codes[spec.name]}" for party, spec in present if spec.name in party.codes]
+    if codes:
+        return {Kind.CODES: codes[0]}
+    said: dict[Kind, str] = {}
+    listed = ", ".join(f"{spec.dtype} in {party.name}" for party, spec in present)
+    if any(not spec.dtype.mergeable for _, spec in present):
+        said[Kind.BUFFER] = f"{name}: {listed} is no float and is copied, not merged; `buffers: base` takes the base's"
+    if len({spec.dtype for _, spec in present}) > 1:
+        said[Kind.DTYPE] = f"{name}: {listed}"
+    return said
+
+
+def _quantised(name: str, config: Mapping[str, Any]) -> str | None:
+    for part in configs(config):
+        said = part.get("quantization_config") or part.get("compression_config")
+        if isinstance(said, Mapping):
+            how = said.get("quant_method", "unnamed")
+            return f"{name}: its config says quantization_config of method {how}; merge its unquantised weights"
+    return None
+
+
+def _experts(parties: Iterable[_Party]) -> list[str]:
+    """Says when the models have different numbers of experts, kept one by one or stacked."""
+    counts: dict[str, int] = {}
+    for party in parties:
+        numbers = [int(found[1]) + 1 for name in party.header if (found := re.search(r"\.experts?\.(\d+)\.", name))]
+        header = party.checkpoint.source.header
+        experts = (p.name for p in party.layout.places.values() if p.role.matches("expert"))
+        stacked = [header[name].shape[0] for name in experts if len(header[name].shape) == 3]
+        if (numbers or stacked) and not party.checkpoint.deltas:
+            counts[party.name] = max([*numbers, *stacked])
+    if len(set(counts.values())) < 2:
+        return []
+    listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
+    return [f"the models have different numbers of experts: {listed}; their experts and routers cannot be merged"]

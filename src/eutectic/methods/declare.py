@@ -1,0 +1,327 @@
+"""How a method says what it is: a pure function of a site, and the facts the planner, the docs and the tests read.
+
+A method is written as the paper writes it and decorated with `@transform` (keeps the n models) or `@combine` (makes
+one of them). Its signature is its schema: every keyword parameter has a default or is required, and its annotation is
+one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `PerModel`, `PerModelFraction`).
+Calling the wrapped method calls the function and nothing else.
+"""
+
+import enum
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
+
+from torch import Tensor
+
+from eutectic.errors import RecipeError, nearest
+from eutectic.methods.site import Site
+from eutectic.numerics.stages import Fused
+from eutectic.stats.fold import Statistic
+
+P = ParamSpec("P")
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The closed interval a number must lie in, and whether there is one number per model."""
+
+    low: float | None = None
+    high: float | None = None
+    per_model: bool = False
+
+
+#: A share in [0, 1].
+Fraction = Annotated[float, Bounds(0.0, 1.0)]
+#: One number per model; arrives as a tensor of shape (n, 1, ..., 1), ready to broadcast against the site.
+PerModel = Annotated[Tensor, Bounds(per_model=True)]
+#: One share in [0, 1] per model.
+PerModelFraction = Annotated[Tensor, Bounds(0.0, 1.0, per_model=True)]
+
+
+class Locality(enum.IntEnum):
+    """The least a method must see at once: an element (all models), a row (last axis), or the whole tensor."""
+
+    ELEMENT = 0
+    ROW = 1
+    TENSOR = 2
+
+
+class Domain(enum.Enum):
+    """Which tensors a method is for. Others go to the method named by `elsewhere`."""
+
+    ANY = "any"
+    MATRIX = "matrix"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """Where a method comes from: `source` is an arXiv id, a DOI or a repository."""
+
+    source: str
+    title: str
+    year: int
+
+
+@dataclass(frozen=True)
+class Count:
+    """How many models a method takes; the base is not counted."""
+
+    low: int
+    high: int | None = None
+
+    def __str__(self) -> str:
+        if self.high is None:
+            return f"at least {self.low}"
+        return f"exactly {self.low}" if self.low == self.high else f"{self.low} to {self.high}"
+
+
+def exactly(n: int) -> Count:
+    """Returns the count that accepts n models only."""
+    return Count(n, n)
+
+
+def at_least(n: int) -> Count:
+    """Returns the count that accepts n models or more."""
+    return Count(n)
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method needs from the engine.
+
+    Attributes:
+        base: reads `site.base` or `site.deltas`; a recipe without a base is refused.
+        models: how many models, the base not counted unless `base_counts`.
+        base_counts: the base, if there is one, is one of the models (SLERP: from the base to one model).
+        locality: the least it must see at once. Slices of an ELEMENT site may be merged in any order.
+        domain: which shapes it is for.
+        random: draws from `site.key`; its result depends on the recipe's seed.
+        float64: wants its tensors in double precision.
+        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype.
+    """
+
+    base: bool = False
+    models: Count = Count(1)
+    base_counts: bool = False
+    locality: Locality = Locality.TENSOR
+    domain: Domain = Domain.ANY
+    random: bool = False
+    float64: bool = False
+    scratch: float = 3.0
+
+
+@dataclass(frozen=True)
+class Laws:
+    """Properties every registered method is tested for. True is proved on samples, False needs a counter-example.
+
+    Attributes:
+        symmetric: permuting the models (with their parameters) does not change the result.
+        fixed_point: when every model equals the base (or, without a base, one tensor), so does the result.
+        identity: n copies of one model give that model.
+        shift: adding one tensor to the base and every model adds it to the result.
+        scale: multiplying base and models by a power of two multiplies the result.
+    """
+
+    symmetric: bool
+    fixed_point: bool
+    identity: bool
+    shift: bool
+    scale: bool
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One hyperparameter, read from a method's signature.
+
+    Attributes:
+        name: as written in a recipe.
+        kind: how its values are read: float, int, bool or choice.
+        default: its default; `REQUIRED` when the recipe must give it.
+        bounds: the interval it must lie in, and whether each model has its own.
+        choices: the allowed words when kind is choice.
+        doc: what it means, from the method's docstring.
+    """
+
+    name: str
+    kind: Literal["float", "int", "bool", "choice"]
+    default: Any
+    bounds: Bounds
+    choices: tuple[str, ...] = ()
+    doc: str = ""
+
+    @property
+    def required(self) -> bool:
+        """Whether a recipe must give it."""
+        return self.default is REQUIRED
+
+    def check(self, value: Any, where: str) -> Any:
+        """Returns one value in its proper type.
+
+        Raises:
+            RecipeError: when the value is of another kind or out of bounds; the message starts with `where`.
+        """
+        if self.kind == "choice":
+            if value not in self.choices:
+                hint = nearest(str(value), self.choices)
+                raise RecipeError(f"{where}: {self.name} is one of {', '.join(self.choices)}; found {value!r}{hint}")
+            return value
+        if self.kind == "bool":
+            if not isinstance(value, bool):
+                raise RecipeError(f"{where}: {self.name} is true or false; found {value!r}")
+            return value
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise RecipeError(f"{where}: {self.name} is a number; found {value!r}")
+        if self.kind == "int" and int(value) != value:
+            raise RecipeError(f"{where}: {self.name} is a whole number; found {value!r}")
+        low, high = self.bounds.low, self.bounds.high
+        if value != value or abs(value) == float("inf"):
+            raise RecipeError(f"{where}: {self.name} is finite; found {value!r}")
+        if (low is not None and value < low) or (high is not None and value > high):
+            raise RecipeError(f"{where}: {self.name} lies in [{low}, {high}]; found {value!r}")
+        return int(value) if self.kind == "int" else float(value)
+
+
+class _Required(enum.Enum):
+    REQUIRED = "required"
+
+    def __repr__(self) -> str:
+        return "required"
+
+
+REQUIRED = _Required.REQUIRED
+
+
+@dataclass(frozen=True)
+class Method(Generic[P]):
+    """A method and its declarations. Calling it calls the function.
+
+    Attributes:
+        name: as written in a recipe.
+        function: `(site, **hyperparameters) -> tensor`; `(*shape)` for a combine, `(n, *shape)` for a transform.
+        combines: makes one model of n (a combine) or keeps the n models (a transform).
+        paper: where it comes from.
+        needs: what the engine must give it; `needs_for(hyperparameters)` where it depends on them.
+        laws: what the law tests hold it to.
+        folds: the statistics it reads through `site.fold(name)`, given its hyperparameters (per-model ones as tuples).
+        fused: the same function as data for the fused CPU kernels, given a site without values and the
+            hyperparameters (per-model ones as tuples); None where the kernels cannot express it. May return None for
+            hyperparameters they cannot express.
+        elsewhere: the method for tensors outside its domain.
+        parameters: its schema.
+    """
+
+    name: str
+    function: Callable[Concatenate[Site, P], Tensor]
+    combines: bool
+    paper: Paper
+    laws: Laws
+    needs: Needs
+    vary: Callable[..., Needs] | None
+    folds: Callable[..., Mapping[str, Statistic]]
+    fused: Callable[..., Fused | None] | None
+    elsewhere: str
+    parameters: tuple[Parameter, ...]
+
+    def __call__(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return self.function(site, *args, **kwargs)
+
+    def needs_for(self, hyperparameters: dict[str, Any]) -> Needs:
+        """Returns the needs under these hyperparameters."""
+        return self.needs if self.vary is None else self.vary(**hyperparameters)
+
+    @property
+    def doc(self) -> str:
+        """The function's docstring."""
+        return inspect.getdoc(self.function) or ""
+
+    def parameter(self, name: str) -> Parameter | None:
+        """Returns the parameter of that name, if the method has one."""
+        return next((p for p in self.parameters if p.name == name), None)
+
+
+def no_folds(**_: object) -> Mapping[str, Statistic]:
+    """Returns no statistics: the method sees all it needs in the site."""
+    return {}
+
+
+def _parameter(entry: inspect.Parameter, doc: str) -> Parameter:
+    """Reads one keyword of a method's signature; an annotation outside the closed list is a programming error."""
+    kind, bounds = entry.annotation, Bounds()
+    default = REQUIRED if entry.default is inspect.Parameter.empty else entry.default
+    if get_origin(kind) is Annotated:
+        kind, bounds = get_args(entry.annotation)
+    if get_origin(kind) is Literal:
+        return Parameter(entry.name, "choice", default, bounds, tuple(get_args(kind)), doc)
+    names: dict[Any, Literal["float", "int", "bool"]] = {float: "float", Tensor: "float", int: "int", bool: "bool"}
+    if kind not in names or entry.kind is not inspect.Parameter.KEYWORD_ONLY:
+        raise TypeError(f"parameter {entry.name}: {kind} is not one of the kinds a method may take")
+    return Parameter(entry.name, names[kind], default, bounds, (), doc)
+
+
+def _docs(text: str) -> dict[str, str]:
+    """Reads the lines ``name: meaning`` under `Args:` of a docstring."""
+    found: dict[str, str] = {}
+    current = None
+    inside = False
+    for line in text.splitlines():
+        if line.strip() == "Args:":
+            inside = True
+        elif inside and line.startswith("    "):
+            head, colon, rest = line.strip().partition(": ")
+            if colon and head.isidentifier() and not line.startswith("        "):
+                current = head
+                found[head] = rest
+            elif current:
+                found[current] += " " + line.strip()
+        elif line.strip():
+            inside = False
+    return found
+
+
+def _wrap(
+    combines: bool,
+    paper: Paper,
+    needs: Needs,
+    laws: Laws,
+    folds: Callable[..., Mapping[str, Statistic]],
+    fused: Callable[..., Fused | None] | None,
+    vary: Callable[..., Needs] | None,
+    elsewhere: str,
+) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
+    def wrapper(function: Callable[Concatenate[Site, P], Tensor]) -> Method[P]:
+        docs = _docs(inspect.getdoc(function) or "")
+        entries = list(inspect.signature(function).parameters.values())[1:]
+        parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
+        name = function.__name__
+        return Method(name, function, combines, paper, laws, needs, vary, folds, fused, elsewhere, parameters)
+
+    return wrapper
+
+
+def combine(
+    paper: Paper,
+    *,
+    needs: Needs,
+    laws: Laws,
+    folds: Callable[..., Mapping[str, Statistic]] = no_folds,
+    fused: Callable[..., Fused | None] | None = None,
+    vary: Callable[..., Needs] | None = None,
+    elsewhere: str = "linear",
+) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
+    """Declares a method that makes one tensor `(*shape)` of n."""
+    return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere)
+
+
+def transform(
+    paper: Paper,
+    *,
+    needs: Needs,
+    laws: Laws,
+    folds: Callable[..., Mapping[str, Statistic]] = no_folds,
+    fused: Callable[..., Fused | None] | None = None,
+    vary: Callable[..., Needs] | None = None,
+    elsewhere: str = "linear",
+) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
+    """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
+    return _wrap(False, paper, needs, laws, folds, fused, vary, elsewhere)

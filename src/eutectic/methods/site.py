@@ -1,0 +1,91 @@
+"""Site: where a merge happens. All a method sees, and nothing it did not declare."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eutectic.errors import UndeclaredNeed
+from eutectic.numerics.draw import Key
+
+
+@dataclass(frozen=True)
+class Site:
+    """One output tensor, or a slice of it, with all models' values in work precision.
+
+    Attributes:
+        name: the output tensor.
+        n: number of models, the base not counted.
+        key: the source of draws; draws depend on seed, tensor name, chain position, model and element index only.
+        results: finished statistics of the method, by the names it declared them under.
+        values: the models' tensors, (n, *shape), or their deltas when a base is there; None when only the statistics
+            may be read (while a method describes itself to the kernels).
+        anchor: the base, (*shape), if the method declared it or an adapter needs it.
+        are_deltas: `values` holds differences from the base.
+    """
+
+    name: str
+    n: int
+    key: Key
+    results: Mapping[str, Any]
+    values: Tensor | None = None
+    anchor: Tensor | None = None
+    are_deltas: bool = False
+
+    @property
+    def tensors(self) -> Tensor:
+        """The models themselves, (n, *shape)."""
+        if self.values is None:
+            raise UndeclaredNeed(f"{self.name}: tensors cannot be read here")
+        return self.values + self.base if self.are_deltas else self.values
+
+    @property
+    def base(self) -> Tensor:
+        """The base, (*shape).
+
+        Raises:
+            UndeclaredNeed: when the method did not declare `Needs(base=True)`.
+        """
+        if self.anchor is None:
+            raise UndeclaredNeed(f"{self.name}: the method reads the base without declaring Needs(base=True)")
+        return self.anchor
+
+    @property
+    def deltas(self) -> Tensor:
+        """The models' differences from the base after the transforms so far, (n, *shape)."""
+        if self.values is None:
+            raise UndeclaredNeed(f"{self.name}: deltas cannot be read here")
+        return self.values if self.are_deltas else self.values - self.base
+
+    def fold(self, name: str) -> Any:
+        """Returns the result of a declared statistic.
+
+        Raises:
+            UndeclaredNeed: when the method did not declare it.
+        """
+        if name not in self.results:
+            raise UndeclaredNeed(f"{self.name}: fold '{name}' was read but not declared in folds")
+        return self.results[name]
+
+    def with_deltas(self, deltas: Tensor) -> "Site":
+        """Returns the site whose models are base + deltas."""
+        return replace(self, values=deltas, are_deltas=True)
+
+    def column(self, numbers: Any) -> Tensor:
+        """Shapes n numbers to (n, 1, ..., 1), ready to broadcast against `deltas` or `tensors`."""
+        like = self.deltas if self.values is None else self.values
+        data = torch.as_tensor(numbers, dtype=like.dtype, device=like.device)
+        return data.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def weighted_sum(weight: Tensor, rows: Tensor) -> Tensor:
+    """Returns sum of weight[i] * rows[i], added in model order: (n, 1, ...), (n, *shape) -> (*shape).
+
+    A plain `sum(0)` may add in another order for another slice length.
+    """
+    total = torch.zeros_like(rows[0])
+    for w, row in zip(weight, rows, strict=True):
+        total = total + w * row
+    return total

@@ -1,0 +1,83 @@
+"""The element-wise family as data: what the fused CPU kernels can do to a slice, and the torch reference of each stage.
+
+A chain of element-wise methods is `load, (stage)*, combination, round`. Methods describe themselves in these terms
+(`Method.fused`), so one small set of loops in `kernels.py` serves them all; a law test holds both forms together.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from eutectic.numerics.draw import Key
+
+Numbers = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Trim:
+    """Sets to zero what is smaller than `cut[i]` in magnitude; NaN is kept, so that it is seen."""
+
+    cut: Numbers
+
+
+@dataclass(frozen=True)
+class Drop:
+    """Keeps each element with probability `density[i]`, times `factor[i]`; drawn from the key of chain position `step`."""
+
+    density: Numbers
+    factor: Numbers
+    step: int
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Multiplies model i by `factor[i]`."""
+
+    factor: Numbers
+
+
+Stage = Trim | Drop | Scale
+
+
+@dataclass(frozen=True)
+class Combination:
+    """`result = anchor * base + scale * average(weight[i] * model[i])`.
+
+    Attributes:
+        weight: one number per model.
+        of: what is averaged: the models' `weights`, or their `deltas` (differences from the base, after the stages).
+        anchor: the coefficient of the base; needs a base unless it is 0.
+        scale: multiplies the average.
+        average: `sum`; or, with an elected sign per element, over those that agree with it: `agree_sum`, `agree_count`
+            (divided by how many agree), `agree_weight` (divided by the sum of their weights, 1 where that is 0),
+            `agree_max` (the largest magnitude).
+        tie: what an exactly zero vote elects: 0 nobody, +1 or -1 that sign.
+        stages: applied to the deltas first, after those of the transforms.
+    """
+
+    weight: Numbers
+    of: Literal["weights", "deltas"]
+    anchor: float = 0.0
+    scale: float = 1.0
+    average: Literal["sum", "agree_sum", "agree_count", "agree_weight", "agree_max"] = "sum"
+    tie: int = 0
+    stages: tuple[Stage, ...] = ()
+
+
+Fused = tuple[Stage, ...] | Combination
+
+
+def column(numbers: Numbers, like: Tensor) -> Tensor:
+    """Shapes n numbers to (n, 1, ..., 1) against `like` (n, *shape), in its dtype and on its device."""
+    return torch.tensor(numbers, dtype=like.dtype, device=like.device).reshape(-1, *[1] * (like.dim() - 1))
+
+
+def apply(stage: Stage, deltas: Tensor, key: Key) -> Tensor:
+    """The torch reference of one stage: (n, *shape) -> (n, *shape)."""
+    if isinstance(stage, Trim):
+        return deltas.where(~(deltas.abs() < column(stage.cut, deltas)), 0.0)
+    if isinstance(stage, Drop):
+        return (deltas * column(stage.factor, deltas)).where(key.at(stage.step).keep(stage.density, deltas), 0.0)
+    return deltas * column(stage.factor, deltas)

@@ -1,0 +1,75 @@
+"""A chain of a recipe bound to the methods it names, and which step a written parameter belongs to."""
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from eutectic.errors import RecipeError
+from eutectic.methods import METHODS, get
+from eutectic.methods.declare import Method, Parameter
+from eutectic.recipe.model import Step
+from eutectic.recipe.values import Coefficient, Value
+
+
+@dataclass(frozen=True)
+class BoundStep:
+    """A step and the method it names."""
+
+    step: Step
+    method: Method[...]
+
+
+Bound = tuple[BoundStep, ...]
+
+
+def bind(chain: Iterable[Step]) -> Bound:
+    """Returns the chain with its methods.
+
+    Raises:
+        RecipeError: for an unknown method, with the nearest name.
+    """
+    return tuple(BoundStep(step, get(step.method)) for step in chain)
+
+
+def bind_loosely(chain: Iterable[Step]) -> Bound | None:
+    """Binds unknown methods to the nearest known one, so that a typo does not hide the other errors; None if none is."""
+    bound = []
+    for step in chain:
+        name = next(iter(difflib.get_close_matches(step.method, METHODS, n=1)), None)
+        if name is None:
+            return None
+        bound.append(BoundStep(step, METHODS[name]))
+    return tuple(bound)
+
+
+def owners(chain: Bound, name: str) -> list[tuple[int, Parameter]]:
+    """Returns the steps that a written name means, bare (`density`) or with its step (`dare.density`)."""
+    prefix, dot, bare = name.rpartition(".")
+    found = ((place, bound, bound.method.parameter(bare)) for place, bound in enumerate(chain))
+    return [(place, own) for place, bound, own in found if own and (not dot or bound.method.name == prefix)]
+
+
+def ambiguous(chain: Bound, name: str) -> str | None:
+    """Says how to write a bare name that several steps of the chain share; None when it is clear."""
+    places = [place for place, _ in owners(chain, name)]
+    if len(places) < 2:
+        return None
+    steps = [chain[place].method.name for place in places]
+    ways = " or ".join(f"{step}.{name}" for step in steps)
+    return f"{name} is a parameter of {' and '.join(steps)}; write {ways}"
+
+
+def check_value(method: Method[...], parameter: Parameter, value: Value) -> None:
+    """Checks a value against the declaration.
+
+    Raises:
+        RecipeError: when it is of another kind or out of bounds.
+    """
+    if isinstance(value, Coefficient):
+        if not parameter.bounds.per_model or parameter.kind != "float":
+            raise RecipeError(f"{method.name}: {parameter.name} is one value for all models; found a source of weights")
+        return
+    if isinstance(value, tuple) and parameter.kind != "float":
+        raise RecipeError(f"{method.name}: {parameter.name} does not vary over depth; found a list")
+    for entry in value if isinstance(value, tuple) else (value,):
+        parameter.check(entry, method.name)

@@ -1,0 +1,185 @@
+"""YAML text to plain data, keeping the line of every key: the part of YAML that recipes use, and nothing else.
+
+Built on ruamel's events, so that depth, size and repetition are bounded while reading, no tag constructs anything,
+and a key written twice is an error. Words and numbers are read as YAML 1.2 reads them (`no` and `on` are words).
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    DocumentStartEvent,
+    Event,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+)
+
+#: A recipe of a thousand models and rules is well below these.
+LARGEST_TEXT = 2**20
+DEEPEST = 64
+MOST_NODES = 50_000
+
+_WORDS: dict[str, bool | None] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
+_WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
+_INTEGER = re.compile(r"[-+]?[0-9]{1,400}", re.ASCII)
+_BASED = re.compile(r"0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}", re.ASCII)
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
+_SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A value of the document and the line it starts on, from 1; `keys` holds the lines of a mapping's keys."""
+
+    value: "str | int | float | bool | list[Node] | dict[str, Node] | None"
+    line: int
+    keys: dict[str, int]
+    size: int
+
+    def plain(self) -> Any:
+        """Returns the value as plain dicts, lists and scalars."""
+        if isinstance(self.value, dict):
+            return {key: node.plain() for key, node in self.value.items()}
+        return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
+
+
+class DocumentError(Exception):
+    """The text is not a document that a recipe may be; `line` is where, from 1."""
+
+    def __init__(self, line: int, text: str) -> None:
+        super().__init__(text)
+        self.line, self.text = line, text
+
+
+def compose(text: str) -> tuple[Node, list[DocumentError]]:
+    """Reads a document; returns its top with the errors one can read past (keys twice, tags, keys that are no text).
+
+    Raises:
+        DocumentError: when the text is not YAML, is too large, too deep, or repeats itself without end.
+    """
+    if len(text) > LARGEST_TEXT:
+        raise DocumentError(1, f"expected at most {LARGEST_TEXT} characters, found {len(text)}")
+    composer = _Composer(_events(text))
+    top = composer.document()
+    return top, composer.errors
+
+
+def scalar(text: str) -> str | int | float | bool | None:
+    """Returns what an unquoted word means in YAML 1.2."""
+    if text in _WORDS:
+        return _WORDS[text]
+    if _INTEGER.fullmatch(text):
+        return int(text)
+    if _BASED.fullmatch(text):
+        return int(text, 0)
+    if _FLOAT.fullmatch(text):
+        return float(text)
+    return float(text.replace(".", "", 1)) if _SPECIAL.fullmatch(text) else text
+
+
+def _events(text: str) -> Iterator[Event]:
+    """Yields ruamel's events; every way it has to fail becomes ours."""
+    line = 1
+    try:
+        for event in YAML(typ="safe", pure=True).parse(text):
+            line = event.start_mark.line + 1
+            yield event
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = line if mark is None else mark.line + 1
+        said = " ".join(str(part) for part in (error.context, error.problem) if part)
+        hint = "; YAML indents with spaces, not tabs" if "\\t" in said else ""
+        raise DocumentError(line, f"not YAML: {said}{hint}") from None
+    except YAMLError as error:
+        raise DocumentError(line, f"not YAML: {str(error).splitlines()[0]}") from None
+    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
+        # The scanner lets some malformed escapes and directives through to Python's own errors.
+        raise DocumentError(line, f"not YAML after this line: {error}") from None
+
+
+class _Composer:
+    def __init__(self, events: Iterator[Event]) -> None:
+        self.events = events
+        self.errors: list[DocumentError] = []
+        self.anchors: dict[str, Node] = {}
+        self.nodes = 0
+
+    def document(self) -> Node:
+        """The only document of the text; an empty text is an empty value."""
+        top: Node | None = None
+        for event in self.events:
+            if isinstance(event, DocumentStartEvent):
+                if top is not None:
+                    raise DocumentError(event.start_mark.line + 1, "expected one document, found another after ---")
+                top = self.node(next(self.events), 0)
+        return Node(None, 1, {}, 1) if top is None else top
+
+    def node(self, event: Event, depth: int) -> Node:
+        """The value that starts with an event."""
+        line = event.start_mark.line + 1
+        if isinstance(event, AliasEvent):
+            return self.count(self.alias(event, line), line)
+        if depth > DEEPEST:
+            raise DocumentError(line, f"expected at most {DEEPEST} levels within one another, found more")
+        tag = getattr(event, "tag", None)
+        if tag is not None:
+            self.errors.append(DocumentError(line, f"expected plain values, found the tag {str(tag)[:60]}"))
+        if isinstance(event, MappingStartEvent):
+            node = self.mapping(line, depth)
+        elif isinstance(event, SequenceStartEvent):
+            node = self.sequence(line, depth)
+        elif isinstance(event, ScalarEvent):
+            node = Node(scalar(event.value) if event.style is None else event.value, line, {}, 1)
+            self.count(node, line)
+        else:
+            raise DocumentError(line, "not YAML: a value is missing")
+        if event.anchor:
+            self.anchors[event.anchor] = node
+        return node
+
+    def count(self, node: Node, line: int) -> Node:
+        """Adds a node to those so far; an alias counts as all it stands for."""
+        self.nodes += node.size
+        if self.nodes > MOST_NODES:
+            raise DocumentError(line, f"expected at most {MOST_NODES} values, aliases written out; found more")
+        return node
+
+    def alias(self, event: AliasEvent, line: int) -> Node:
+        if event.anchor not in self.anchors:
+            raise DocumentError(line, f"*{event.anchor} refers to nothing before it")
+        return self.anchors[event.anchor]
+
+    def sequence(self, line: int, depth: int) -> Node:
+        found: list[Node] = []
+        while not isinstance(event := next(self.events), SequenceEndEvent):
+            found.append(self.node(event, depth + 1))
+        return Node(found, line, {}, 1 + sum(node.size for node in found))
+
+    def mapping(self, line: int, depth: int) -> Node:
+        found: dict[str, Node] = {}
+        lines: dict[str, int] = {}
+        while not isinstance(event := next(self.events), MappingEndEvent):
+            key = self.node(event, depth + 1)
+            at = event.start_mark.line + 1
+            value = self.node(next(self.events), depth + 1)
+            if not isinstance(key.value, str):
+                self.errors.append(DocumentError(at, f"expected a key that is text, found {_kind(key)}"))
+            elif key.value in found:
+                text = f"the key {key.value[:60]!r} is written twice, first on line {lines[key.value]}"
+                self.errors.append(DocumentError(at, text))
+            else:
+                found[key.value], lines[key.value] = value, at
+        return Node(found, line, lines, 1 + sum(node.size for node in found.values()))
+
+
+def _kind(node: Node) -> str:
+    names = {dict: "a mapping", list: "a list", type(None): "nothing"}
+    return names.get(type(node.value), str(node.value)[:60])

@@ -1,0 +1,332 @@
+"""What the user asked for, as data: a recipe is the same object from YAML, JSON, a mapping or these constructors.
+
+A recipe says what to merge (`base`, `models`), how (`method`, a chain of transforms and one combine), with what
+exceptions (`rules`, `slices`), and what to do where the models do not fit. Nothing here opens a checkpoint.
+These classes hold the shape of a recipe; `check` holds what it must mean.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictBool, StrictInt, model_validator
+from ruamel.yaml import YAML
+
+from eutectic.errors import RecipeError, nearest
+from eutectic.quantities import parse_bytes
+from eutectic.recipe.values import Part, Text, Value, plain_value, read_text, read_value, show
+
+#: What the recipe calls its base wherever a model may be named.
+BASE = "base"
+
+T = TypeVar("T")
+
+def _several(raw: object) -> object:
+    """One thing stands for a list of one."""
+    return (raw,) if isinstance(raw, str | Mapping | Part) else raw
+
+
+def _not_empty(read: tuple[T, ...]) -> tuple[T, ...]:
+    if not read:
+        raise ValueError("expected at least one, found an empty list")
+    return read
+
+
+def _two(read: tuple[int, ...]) -> tuple[int, ...]:
+    if len(read) != 2:
+        raise ValueError(f"expected the first block and the one behind the last, as in [0, 8]; found {len(read)} numbers")
+    return read
+
+
+def _read_reference(raw: object) -> str:
+    return read_text(os.fspath(raw) if isinstance(raw, os.PathLike) else raw)
+
+
+def _read_blocks(raw: object) -> str:
+    """Reads `"0-3,7"`, both ends included, or one block as a number."""
+    text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else read_text(raw)
+    text = text.replace(" ", "")
+    for piece in text.split(","):
+        found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", piece, re.ASCII)
+        if found is None or int(found[2] or found[1]) < int(found[1]):
+            raise ValueError(f"expected blocks such as '0-3,7', both ends included; found {show(text)}")
+    return text
+
+
+def _read_size(raw: object) -> int:
+    if isinstance(raw, bool) or not isinstance(raw, int | str):
+        raise ValueError(f"expected a size such as '5GB', found {show(raw)}")
+    try:
+        size = parse_bytes(raw if isinstance(raw, int) else raw[:64])
+    except (RecipeError, OverflowError):
+        size = 0
+    if not 0 < size < 2**63:
+        raise ValueError(f"expected a size such as '5GB', found {show(raw)}")
+    return size
+
+
+Reference = Annotated[str, PlainValidator(_read_reference)]
+Blocks = Annotated[str, PlainValidator(_read_blocks)]
+Parameters = Mapping[Text, Annotated[Value, PlainValidator(read_value)]]
+Texts = Annotated[tuple[Text, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
+Size = Annotated[int, PlainValidator(_read_size)]
+#: Half-open: `[0, 8]` holds 0 to 7.
+BlockRange = Annotated[tuple[Annotated[StrictInt, Field(ge=0, lt=10**6)], ...], AfterValidator(_two)]
+
+
+def _gather(raw: Mapping[Any, Any], fields: frozenset[str]) -> dict[str, Any]:
+    """Moves the keys that are not fields under `parameters`, where the constructors expect them."""
+    own: dict[str, Any] = {key: raw[key] for key in raw if key in fields}
+    given = own.get("parameters", {})
+    loose = {key: raw[key] for key in raw if key not in fields}
+    if isinstance(given, Mapping):
+        twice = sorted(str(key) for key in loose if key in given)
+        if twice:
+            raise ValueError(f"{twice[0]} is given twice, under parameters and beside it")
+        own["parameters"] = {**given, **loose}
+    return own
+
+
+class Step(Part):
+    """One method of a chain with its parameters: written `ties` or `{ties: {density: 0.2}}`."""
+
+    method: Text
+    parameters: Parameters = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, raw: object) -> object:
+        if isinstance(raw, str):
+            return {"method": raw}
+        if not isinstance(raw, Mapping) or "method" in raw:
+            return raw
+        if len(raw) != 1:
+            keys = ", ".join(str(key)[:40] for key in list(raw)[:9])
+            raise ValueError(f"expected one method a step, found the keys {keys}; write a chain as a list")
+        name, parameters = next(iter(raw.items()))
+        return {"method": name, "parameters": {} if parameters is None else parameters}
+
+    def plain(self) -> str | dict[str, Any]:
+        """Returns what a recipe writes."""
+        return {self.method: _plain_parameters(self.parameters)} if self.parameters else self.method
+
+
+Chain = Annotated[tuple[Step, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
+
+
+class ModelEntry(Part):
+    """One model to merge, with its own values of per-model parameters: written as a path, or as a mapping.
+
+    Attributes:
+        model: a path, `org/name@revision` or `path+adapter`, as the user wrote it.
+        recipe: instead of `model`, a recipe whose result is merged (a stage).
+        name: what rules, slices and messages call it; by default its reference.
+        parameters: values for this model alone; written beside the other keys.
+    """
+
+    model: Reference | None = None
+    recipe: "Recipe | None" = None
+    name: Text | None = None
+    parameters: Parameters = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, raw: object) -> object:
+        if isinstance(raw, str | os.PathLike):
+            return {"model": raw}
+        if isinstance(raw, Recipe):
+            return {"recipe": raw}
+        if not isinstance(raw, Mapping):
+            return raw
+        if (raw.get("model") is None) == (raw.get("recipe") is None):
+            keys = [str(key)[:40] for key in list(raw)[:9]]
+            hint = next((text for key in keys if (text := nearest(key, ("model", "recipe")))), "")
+            raise ValueError(f"expected the key model or recipe, one of them; found {', '.join(keys) or 'none'}{hint}")
+        return _gather(raw, frozenset(cls.model_fields))
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a recipe writes."""
+        own = {"model": self.model, "recipe": self.recipe and self.recipe.to_dict(), "name": self.name}
+        return {key: value for key, value in own.items() if value is not None} | _plain_parameters(self.parameters)
+
+
+class SliceSource(Part):
+    """Blocks of one model that feed a slice; `blocks` is half-open, `[0, 8]` holds 0 to 7.
+
+    `model` is the name or reference of an entry of `models`, or `base`: the base as one model among the others.
+    """
+
+    model: Reference
+    blocks: BlockRange
+    parameters: Parameters = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, raw: object) -> object:
+        return _gather(raw, frozenset(cls.model_fields)) if isinstance(raw, Mapping) else raw
+
+    @property
+    def length(self) -> int:
+        """Number of blocks."""
+        return self.blocks[1] - self.blocks[0]
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a recipe writes."""
+        return {"model": self.model, "blocks": list(self.blocks)} | _plain_parameters(self.parameters)
+
+
+class Slice(Part):
+    """A run of output blocks made from runs of input blocks; slices follow one another in the output.
+
+    Attributes:
+        sources: what is merged, in order; all of one length.
+        base_blocks: the blocks of the base that a method with a base subtracts; by default the first source's.
+        parameters: values for these blocks, for all models.
+    """
+
+    sources: Annotated[tuple[SliceSource, ...], AfterValidator(_not_empty)]
+    base_blocks: BlockRange | None = None
+    parameters: Parameters = Field(default_factory=dict)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a recipe writes."""
+        written: dict[str, Any] = {"sources": [source.plain() for source in self.sources]}
+        if self.base_blocks is not None:
+            written["base_blocks"] = list(self.base_blocks)
+        return written | ({"parameters": _plain_parameters(self.parameters)} if self.parameters else {})
+
+
+class Rule(Part):
+    """What differs for some tensors: it applies where all its selectors match, and later rules win.
+
+    Attributes:
+        match: globs on the output tensor's name, one of which must match.
+        role: globs on its role, one of which must match.
+        blocks: its block, such as `"0-3,7"`, both ends included.
+        models: `set` changes these models' values only.
+        set: values of parameters.
+        keep: take the tensor unchanged from `base` or from this model.
+        method: another chain.
+    """
+
+    match: Texts | None = None
+    role: Texts | None = None
+    blocks: Blocks | None = None
+    models: Texts | None = None
+    set: Parameters = Field(default_factory=dict)
+    keep: Text | None = None
+    method: Chain | None = None
+
+    def covers(self, block: int | None) -> bool:
+        """Whether `blocks` allows this block; a tensor outside the blocks is allowed only when there is no `blocks`."""
+        if self.blocks is None:
+            return True
+        ranges = (piece.split("-") for piece in self.blocks.split(","))
+        return block is not None and any(int(piece[0]) <= block <= int(piece[-1]) for piece in ranges)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a recipe writes."""
+        written: dict[str, Any] = {}
+        for key in ("match", "role", "models"):
+            texts: tuple[str, ...] | None = getattr(self, key)
+            if texts is not None:
+                written[key] = texts[0] if len(texts) == 1 and key != "models" else list(texts)
+        written |= {} if self.blocks is None else {"blocks": self.blocks}
+        written |= {"set": _plain_parameters(self.set)} if self.set else {}
+        written |= {} if self.keep is None else {"keep": self.keep}
+        return written | ({} if self.method is None else {"method": _plain_chain(self.method)})
+
+
+class Output(Part):
+    """How the result is written.
+
+    Attributes:
+        dtype: the type of the written tensors; `as-base` keeps the base's, or the first model's without a base.
+        shard_size: largest weight file, in bytes; written as a number or as `5GB`.
+        tokenizer: `base` or a model, whose tokenizer is copied; by default the base's, or the first model's.
+    """
+
+    dtype: Literal["as-base", "float32", "bfloat16", "float16", "float64"] = "as-base"
+    shard_size: Size = 5 * 10**9
+    tokenizer: Text | None = None
+
+
+class Recipe(Part):
+    """What to merge and how; see `docs/recipes.md` for the dialect.
+
+    `root` is the folder that relative paths start from, the recipe file's own; it is no part of what the recipe says.
+    """
+
+    base: Reference | None = None
+    models: Annotated[tuple[ModelEntry, ...], AfterValidator(_not_empty)]
+    method: Chain
+    rules: tuple[Rule, ...] = ()
+    slices: tuple[Slice, ...] = ()
+    dtype: Literal["auto", "float32", "float64"] = "auto"
+    seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
+    missing: Literal["error", "base", "present"] = "error"
+    extra: Literal["error", "copy", "drop"] = "error"
+    buffers: Literal["error", "base"] = "error"
+    vocabulary: Literal["error", "truncate", "base"] = "error"
+    non_finite: Literal["error", "keep"] = "error"
+    pickles: StrictBool = False
+    output: Output = Output()
+    root: Path | None = Field(default=None, exclude=True, repr=False)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each entry of `models` is called: its name, its reference, or the number of its stage."""
+        return tuple(
+            entry.name or entry.model or f"recipe {number}" for number, entry in enumerate(self.models, start=1)
+        )
+
+    def find(self, reference: str) -> int | None:
+        """Returns the place in `models` of a name or, where no model has that name, of a reference."""
+        if reference in self.names:
+            return self.names.index(reference)
+        places = [place for place, entry in enumerate(self.models) if entry.model == reference]
+        return places[0] if len(places) == 1 else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the recipe as plain data, without what is at its default; reading it gives an equal recipe."""
+        written: dict[str, Any] = {} if self.base is None else {"base": self.base}
+        written["models"] = [entry.plain() for entry in self.models]
+        written["method"] = _plain_chain(self.method)
+        if self.rules:
+            written["rules"] = [rule.plain() for rule in self.rules]
+        if self.slices:
+            written["slices"] = [piece.plain() for piece in self.slices]
+        options = self.model_dump(exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root"})
+        return written | options
+
+    def to_yaml(self) -> str:
+        """Returns the recipe as YAML."""
+        writer = YAML(typ="safe", pure=True)
+        writer.sort_base_mapping_type_on_output = False
+        writer.default_flow_style = None  # scalars on one line, the rest indented
+        writer.width = 120
+        text = StringIO()
+        writer.dump(self.to_dict(), text)
+        return text.getvalue()
+
+    def digest(self) -> str:
+        """Returns a sha256 of what the recipe says, in hexadecimal: equal for equal recipes, however written."""
+        text = json.dumps(self.to_dict(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain_parameters(parameters: Mapping[str, Value]) -> dict[str, Any]:
+    return {name: plain_value(value) for name, value in parameters.items()}
+
+
+def _plain_chain(chain: tuple[Step, ...]) -> Any:
+    steps = [step.plain() for step in chain]
+    return steps[0] if len(steps) == 1 else steps
+
+
+ModelEntry.model_rebuild()

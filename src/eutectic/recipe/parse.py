@@ -1,0 +1,195 @@
+"""Reads recipes from files, text and mappings; every error at once, with the line it is on."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from eutectic.errors import RecipeError
+from eutectic.recipe.check import Key, Problem, dotted, problems
+from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, compose
+from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource, Step
+from eutectic.recipe.values import phrase, show
+
+#: Whose keys stand below a key of the dialect.
+_PARTS: dict[str, type[BaseModel]] = {
+    "models": ModelEntry,
+    "recipe": Recipe,
+    "method": Step,
+    "rules": Rule,
+    "slices": Slice,
+    "sources": SliceSource,
+    "output": Output,
+}
+#: A message lists this many errors.
+MOST_ERRORS = 100
+_MERGEKIT = (
+    "merge_method -> method, base_model -> base, parameters -> {method: {parameters}} or beside a model, "
+    "layer_range -> blocks, lambda -> scale, filter -> rules, out_dtype -> output.dtype, "
+    "tokenizer_source -> output.tokenizer"
+)
+
+
+def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
+    """Returns the recipe in a file, in YAML or JSON text, or in a mapping.
+
+    A string is text when it has a line break, a colon followed by a space, or starts with a brace; otherwise a path.
+    Relative paths in a file's recipe start from its folder.
+
+    Raises:
+        RecipeError: when there is no such file, or the recipe is wrong; lists every error, by line.
+    """
+    if isinstance(source, Mapping):
+        return _read(dict(source), None, "", None)
+    if isinstance(source, str) and not source.strip():
+        raise RecipeError("expected a recipe or the path of one, found empty text")
+    if isinstance(source, str) and ("\n" in source or ": " in source or source.lstrip()[:1] == "{"):
+        return _read_text(source, "", None)
+    path = Path(source)
+    return _read_text(_load(path), str(path), path.parent)
+
+
+def _load(path: Path) -> str:
+    """The text of a file, which must be small and UTF-8."""
+    try:
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "no file"
+            raise RecipeError(f"{path}: expected a recipe file, found {what} there")
+        with path.open("rb") as file:
+            raw = file.read(LARGEST_TEXT + 1)
+    except (OSError, ValueError) as error:  # ValueError: a path with a NUL in it
+        raise RecipeError(f"{show(str(path))}: cannot be read: {error}") from None
+    if len(raw) > LARGEST_TEXT:
+        raise RecipeError(f"{path}: expected a recipe of at most {LARGEST_TEXT} bytes, found more")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise RecipeError(f"{path}:{line}: expected UTF-8 text, found the byte 0x{raw[error.start]:02x}") from None
+
+
+def _read_text(text: str, name: str, root: Path | None) -> Recipe:
+    try:
+        top, errors = compose(text)
+    except DocumentError as error:
+        raise RecipeError(f"{_at(name, error.line)}: {error.text}") from None
+    if isinstance(top.value, dict) and "merge_method" in top.value:
+        line = _at(name, top.keys["merge_method"])
+        raise RecipeError(f"{line}: this looks like mergekit's dialect, which is not read yet; write {_MERGEKIT}")
+    if not isinstance(top.value, dict):
+        raise RecipeError(f"{_at(name, top.line)}: expected a mapping with models and method, found {show(top.plain())}")
+    return _read(top.plain(), root, name, top, errors)
+
+
+def _read(
+    data: dict[str, Any], root: Path | None, name: str, top: Node | None, errors: Sequence[DocumentError] = ()
+) -> Recipe:
+    """Validates, checks, and reports everything that is wrong."""
+    recipe, found = _validate(data)
+    if errors:  # what a key twice or a tag hid may be missing here; that is not another error
+        found = [problem for problem in found if "found none" not in problem.text]
+    if not found and recipe is not None:
+        found = problems(recipe, complete=not errors)
+    elif len(found) <= MOST_ERRORS and (rest := _without(data, [problem.key for problem in found])) is not None:
+        partial, again = _validate(rest)
+        found += problems(partial, complete=False) if partial is not None and not again else []
+    if recipe is None or found or errors:
+        raise RecipeError(_report(found, errors, name, top))
+    return _rooted(recipe, root)
+
+
+def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
+    try:
+        return Recipe.model_validate(data), []
+    except ValidationError as error:
+        found = []
+        for entry in error.errors():
+            key = tuple(step for step in entry["loc"] if step != "[key]")
+            above = key[:-1] if entry["type"] == "extra_forbidden" else key
+            part = next((_PARTS[step] for step in reversed(above) if step in _PARTS), Recipe)  # type: ignore[index]
+            found.append(Problem(key, phrase(entry, part)))
+        return None, found
+
+
+def _without(data: dict[str, Any], keys: Sequence[Key]) -> dict[str, Any] | None:
+    """The data without the values at these keys, so that what is wrong there does not hide the rest.
+
+    None when one of them cannot be cut: an entry of a list has neighbours that would move.
+    """
+    cut: Any = data
+    for key in keys:
+        steps = _written(data, key)
+        if len(steps) == 0 or not isinstance(steps[-1], str):
+            return None
+        cut = _cut(cut, steps)
+    return cut  # type: ignore[no-any-return]
+
+
+def _cut(data: Any, steps: Key) -> Any:
+    """A copy of nested dicts and lists without the entry at `steps`."""
+    first, rest = steps[0], steps[1:]
+    if isinstance(data, Mapping):
+        if not rest:
+            return {key: value for key, value in data.items() if key != first}
+        return {key: _cut(value, rest) if key == first else value for key, value in data.items()}
+    if isinstance(data, Sequence) and not isinstance(data, str):
+        return [_cut(value, rest) if place == first else value for place, value in enumerate(data)]
+    return data
+
+
+def _written(data: Any, key: Key) -> Key:
+    """A key of the full form as it stands in the data, where short forms leave steps out; as far as it goes."""
+    steps: list[str | int] = []
+    for step in key:
+        if isinstance(data, Mapping) and step in data:
+            data = data[step]
+        elif isinstance(data, list | tuple) and isinstance(step, int) and step < len(data):
+            data = data[step]
+        elif step == "parameters" and isinstance(data, Mapping) and len(data) == 1 and "method" not in data:
+            step = next(iter(data))  # {ties: {density: 0.2}}
+            data = data[step]
+        else:
+            continue  # one thing for a list of one, or a parameter beside the other keys
+        steps.append(step)
+    return tuple(steps)
+
+
+def _line(top: Node, steps: Key) -> int:
+    """The line of a key as it is written."""
+    line, node = top.line, top
+    for step in steps:
+        if isinstance(node.value, dict):
+            line, node = node.keys[str(step)], node.value[str(step)]
+        elif isinstance(node.value, list):
+            node = node.value[int(step)]
+            line = node.line
+    return line
+
+
+def _report(found: Sequence[Problem], errors: Sequence[DocumentError], name: str, top: Node | None) -> str:
+    """All problems, one a line, by line."""
+    if top is None:
+        return "\n".join(f"{dotted(key)}: {text}" for key, text in found[:MOST_ERRORS])
+    data = top.plain()
+    lines = [(error.line, error.text) for error in errors]
+    lines += [(_line(top, _written(data, key)), f"{dotted(key)}: {text}") for key, text in found]
+    ordered = sorted(dict.fromkeys(lines))
+    more = [] if len(ordered) <= MOST_ERRORS else [f"and {len(ordered) - MOST_ERRORS} more"]
+    return "\n".join([f"{_at(name, line)}: {text}" for line, text in ordered[:MOST_ERRORS]] + more)
+
+
+def _at(name: str, line: int) -> str:
+    return f"{name}:{line}" if name else f"line {line}"
+
+
+def _rooted(recipe: Recipe, root: Path | None) -> Recipe:
+    """The recipe, and the recipes within, with the folder their relative paths start from."""
+    if root is None:
+        return recipe
+    models = tuple(
+        entry if entry.recipe is None else entry.model_copy(update={"recipe": _rooted(entry.recipe, root)})
+        for entry in recipe.models
+    )
+    return recipe.model_copy(update={"root": root, "models": models})

@@ -1,0 +1,141 @@
+"""The JSON Schema of a recipe, made from the same declarations that check it; editors and forms read it."""
+
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from eutectic.methods import METHODS
+from eutectic.methods.declare import REQUIRED, Method, Parameter
+from eutectic.recipe.model import Output, Recipe
+from eutectic.recipe.values import NanWeights, Part
+
+Schema = dict[str, Any]
+
+_TEXT: Schema = {"type": "string", "minLength": 1}
+_TEXTS: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+_BLOCKS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
+
+
+def json_schema() -> Schema:
+    """Returns the JSON Schema (draft 2020-12) of a recipe, with every method and its parameters.
+
+    It holds what can be said of one key at a time; which names a recipe defines, and whether values are given where
+    they are required, is for `check`.
+    """
+    every = [(method, own) for method in METHODS.values() for own in method.parameters]
+    per_model = [(method, own) for method, own in every if own.bounds.per_model]
+    reference = {"type": "string", "minLength": 1, "description": "a path, org/name@revision, or path+adapter"}
+    step = {"anyOf": [{"enum": list(METHODS)}, {"$ref": "#/$defs/step"}]}
+    recipe = _object(
+        {
+            "base": reference,
+            "models": _array({"anyOf": [_TEXT, {"$ref": "#/$defs/model"}]}),
+            "method": {"anyOf": [step, _array(step)], "description": "transforms, then one combine"},
+            "rules": {"type": "array", "items": {"$ref": "#/$defs/rule"}},
+            "slices": {"type": "array", "items": {"$ref": "#/$defs/slice"}},
+            **{key: _choice(Recipe, key) for key in ("dtype", "missing", "extra", "buffers", "vocabulary", "non_finite")},
+            "seed": {"type": "integer", "minimum": 0, "default": 0},
+            "pickles": {"type": "boolean", "default": False},
+            "output": {"$ref": "#/$defs/output"},
+        },
+        required=("models", "method"),
+    )
+    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | _named(per_model)
+    source = {"model": reference, "blocks": _BLOCKS} | _named(per_model)
+    slices = {"sources": _array({"$ref": "#/$defs/source"}), "base_blocks": _BLOCKS}
+    rule = {
+        "match": _TEXTS | {"description": "globs on the tensor's name"},
+        "role": _TEXTS | {"description": "globs on the tensor's role, or a branch such as attention"},
+        "blocks": {"anyOf": [_TEXT, {"type": "integer", "minimum": 0}], "description": "'0-3,7', both ends included"},
+        "models": _TEXTS,
+        "set": _object(_named(every)),
+        "keep": _TEXT,
+        "method": recipe["properties"]["method"],
+    }
+    definitions = {
+        "recipe": recipe,
+        "model": _object(model) | {"oneOf": [{"required": ["model"]}, {"required": ["recipe"]}]},
+        "source": _object(source, required=("model", "blocks")),
+        "slice": _object(slices | {"parameters": _object(_named(every))}, required=("sources",)),
+        "rule": _object(rule),
+        "output": _output(),
+        "step": _steps(METHODS.values()),
+        "nan": _nan(),
+    }
+    definitions |= {f"{method.name}.{own.name}": _parameter(own) for method, own in every}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "eutectic recipe",
+        "$ref": "#/$defs/recipe",
+        "$defs": definitions,
+    }
+
+
+def _object(properties: Schema, required: Iterable[str] = ()) -> Schema:
+    return {
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+        **({"required": list(required)} if required else {}),
+    }
+
+
+def _array(items: Schema) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1}
+
+
+def _choice(part: type[Part], key: str) -> Schema:
+    field = part.model_fields[key]
+    return {"enum": list(get_args(field.annotation)), "default": field.default}
+
+
+def _output() -> Schema:
+    size = {"type": ["integer", "string"], "description": "largest weight file, such as 5GB", "default": "5GB"}
+    return _object({"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT})
+
+
+def _nan() -> Schema:
+    scale = {"anyOf": [{"enum": ["n/2"]}, {"type": "number"}], "default": "n/2"}
+    options = _object({"of": _choice(NanWeights, "of"), "per": _choice(NanWeights, "per"), "scale": scale})
+    return {
+        "description": "norm-aware weights, for all models at once",
+        "anyOf": [{"const": "nan"}, _object({"nan": options}, required=("nan",))],
+    }
+
+
+def _steps(methods: Iterable[Method[...]]) -> Schema:
+    steps: Schema = {}
+    for method in methods:
+        own = {entry.name: {"$ref": f"#/$defs/{method.name}.{entry.name}"} for entry in method.parameters}
+        steps[method.name] = _object(own) | {
+            "type": ["object", "null"],
+            "description": method.doc.partition("\n\n")[0].replace("\n", " "),
+        }
+    return _object(steps) | {"minProperties": 1, "maxProperties": 1}
+
+
+def _parameter(own: Parameter) -> Schema:
+    """One parameter: its kind, bounds, default and meaning."""
+    about: Schema = {"description": own.doc} if own.doc else {}
+    if own.default is not REQUIRED:
+        about["default"] = own.default
+    if own.kind == "choice":
+        return about | {"enum": list(own.choices)}
+    if own.kind == "bool":
+        return about | {"type": "boolean"}
+    limits = {"minimum": own.bounds.low, "maximum": own.bounds.high}
+    number = {"type": "integer" if own.kind == "int" else "number"}
+    number |= {key: limit for key, limit in limits.items() if limit is not None}
+    if own.kind == "int":
+        return about | number
+    forms: list[Schema] = [number, {"type": "array", "items": number, "minItems": 2, "description": "over depth"}]
+    return about | {"anyOf": forms + ([{"$ref": "#/$defs/nan"}] if own.bounds.per_model else [])}
+
+
+def _named(parameters: Iterable[tuple[Method[...], Parameter]]) -> Schema:
+    """Parameters by bare name, where any method's may be meant, and by `method.name`."""
+    named: Schema = {}
+    for method, own in parameters:
+        reference = {"$ref": f"#/$defs/{method.name}.{own.name}"}
+        named.setdefault(own.name, {"anyOf": []})["anyOf"].append(reference)
+        named[f"{method.name}.{own.name}"] = reference
+    return named

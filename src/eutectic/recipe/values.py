@@ -1,0 +1,189 @@
+"""What may stand as the value of a parameter: a number, a gradient over depth, a word, or where its numbers come from."""
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
+
+from eutectic.errors import nearest
+
+#: At least two numbers, spread evenly over the depth of the model and joined by straight lines.
+Gradient: TypeAlias = tuple[int | float, ...]
+#: Where words, names and paths end: longer ones are mistakes or attacks.
+LONGEST_TEXT = 4096
+
+
+def read_number(raw: object) -> int | float:
+    """Returns a finite number; whole ones as int, so that 1 and 1.0 are the same recipe.
+
+    Raises:
+        ValueError: when it is not a number, or not a finite one.
+    """
+    if isinstance(raw, bool) or not isinstance(raw, Real):
+        raise ValueError(f"expected a number, found {show(raw)}")
+    try:
+        value = float(raw)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        hint = "; the norm-aware weights are written nan, without the dot" if math.isnan(value) else ""
+        raise ValueError(f"expected a finite number, found {show(raw)}{hint}")
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
+
+
+def read_text(raw: object) -> str:
+    """Returns a non-empty line of text.
+
+    Raises:
+        ValueError: when it is something else, empty, longer than 4096 characters, or holds what cannot be printed.
+    """
+    if not isinstance(raw, str):
+        raise ValueError(f"expected text, found {show(raw)}")
+    if not raw.strip():
+        raise ValueError("expected text, found nothing between the quotes")
+    if len(raw) > LONGEST_TEXT:
+        raise ValueError(f"expected at most {LONGEST_TEXT} characters, found {len(raw)}")
+    if not raw.isprintable():
+        raise ValueError(f"expected printable text on one line, found {show(raw)}")
+    return raw
+
+
+Text = Annotated[str, PlainValidator(read_text)]
+
+
+class Part(BaseModel):
+    """Base of all parts of a recipe: immutable, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _read_scale(raw: object) -> object:
+    return raw if raw == "n/2" else read_number(raw)
+
+
+class NanWeights(Part):
+    """Norm-aware coefficients: each model weighs by the inverse of its norm, relative to the others.
+
+    Source: NAN, arXiv:2505.16148.
+
+    Attributes:
+        of: whose norm, the fine-tuned tensors' or their differences from the base.
+        per: one norm for the whole model, or one for each tensor.
+        scale: what the coefficients sum to; "n/2" is half the number of models.
+    """
+
+    of: Literal["finetuned", "delta"] = "finetuned"
+    per: Literal["model", "tensor"] = "model"
+    scale: Annotated[Literal["n/2"] | int | float, BeforeValidator(_read_scale)] = "n/2"
+
+    def plain(self) -> str | dict[str, Any]:
+        """Returns what a recipe writes: the bare word when nothing is changed."""
+        changed = self.model_dump(exclude_defaults=True)
+        return {"nan": changed} if changed else "nan"
+
+
+#: Where the numbers of a per-model parameter come from when the recipe does not write them. A closed union: later
+#: sources are added here, in `_SOURCES` and in the schema.
+Coefficient: TypeAlias = NanWeights
+_SOURCES: dict[str, type[Coefficient]] = {"nan": NanWeights}
+
+Value: TypeAlias = bool | int | float | str | Gradient | Coefficient
+
+
+def read_value(raw: object) -> Value:
+    """Returns the value of a parameter from what a recipe writes.
+
+    Raises:
+        ValueError: when it is none of the forms a value may have.
+    """
+    if isinstance(raw, bool | Coefficient):
+        return raw
+    if isinstance(raw, str):
+        return _SOURCES[raw]() if raw in _SOURCES else read_text(raw)
+    if isinstance(raw, Mapping):
+        return _read_source(raw)
+    if isinstance(raw, list | tuple):
+        if len(raw) < 2:
+            raise ValueError(f"a gradient over depth has two numbers or more, found {len(raw)}")
+        return tuple(read_number(entry) for entry in raw)
+    if not isinstance(raw, Real):
+        raise ValueError(f"expected a number, a word or a list of numbers, found {show(raw)}")
+    return read_number(raw)
+
+
+def _read_source(raw: Mapping[Any, Any]) -> Coefficient:
+    """Reads `{nan: {of: delta}}`."""
+    names = [str(key) for key in raw]
+    if len(names) != 1 or names[0] not in _SOURCES:
+        hint = nearest(names[0], _SOURCES) if names else ""
+        raise ValueError(f"expected a source of coefficients ({', '.join(_SOURCES)}), found {', '.join(names)}{hint}")
+    options = next(iter(raw.values()))
+    try:
+        return _SOURCES[names[0]].model_validate({} if options is None else options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join([names[0], *(str(step) for step in first["loc"][:1])])
+        raise ValueError(f"{where}: {phrase(dict(first), NanWeights)}") from None
+
+
+def plain_value(value: Value) -> Any:
+    """Returns a value as a recipe writes it, in plain lists, mappings and scalars."""
+    if isinstance(value, Coefficient):
+        return value.plain()
+    return list(value) if isinstance(value, tuple) else value
+
+
+def show(raw: object) -> str:
+    """Returns a short description of what was found, for a message."""
+    if raw is None:
+        return "nothing"
+    if isinstance(raw, Mapping):
+        return "a mapping"
+    if isinstance(raw, list | tuple):
+        return "a list"
+    try:
+        text = repr(raw)
+    except ValueError:  # an int of more digits than Python prints
+        return "a number too long to print"
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+_EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "int_parsing": "a whole number",
+    "bool_type": "true or false",
+    "tuple_type": "a list",
+    "mapping_type": "a mapping",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+}
+_LIMITS = {"greater_than_equal": ("from", "ge"), "less_than": ("below", "lt")}
+
+
+def phrase(error: Mapping[str, Any], part: type[BaseModel]) -> str:
+    """Says one validation error as what was expected, what was found, and the nearest key or word.
+
+    `error` is an entry of pydantic's `ValidationError.errors()`; `part` is the class whose key it is about.
+    """
+    kind, found, context = error["type"], error.get("input"), error.get("ctx", {})
+    if kind == "extra_forbidden":
+        key = str(error["loc"][-1])
+        return f"unknown key {show(key)}{nearest(key, part.model_fields)}"
+    if kind == "missing":
+        return f"expected the key {str(error['loc'][-1])!r}, found none"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "literal_error":
+        words = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
+        return f"expected one of {', '.join(words)}; found {show(found)}{nearest(str(found)[:99], words)}"
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, found {show(found)}"
+    if kind in _LIMITS:
+        word, limit = _LIMITS[kind]
+        return f"expected a number {word} {context[limit]}, found {show(found)}"
+    return f"{error['msg'].lower()}; found {show(found)}"

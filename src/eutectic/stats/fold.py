@@ -1,0 +1,142 @@
+"""Statistics: what a method needs and cannot see in one slice, declared as folds.
+
+A statistic is a frozen value (equal statistics are computed once). The engine gives each worker a state from `init`,
+shows it every slice of the statistic's scope through `update`, joins the workers' states with `combine`, and asks
+`finish` for the result. Laws, tested over every statistic: the order of slices, how a tensor is cut into slices
+(at multiples of `GRAIN` elements), how work is shared between states, and resuming change nothing, to the last bit.
+"""
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from eutectic.numerics.draw import Key
+from eutectic.numerics.kernels import Rows
+
+
+class Origin(enum.Enum):
+    """What a statistic is computed from."""
+
+    WEIGHTS = "weights"
+    INPUTS = "inputs"
+    GRADIENTS = "gradients"
+
+
+class Of(enum.Enum):
+    """Whose numbers: each expert's, the base's, or the merged model's so far."""
+
+    EACH = "each"
+    BASE = "base"
+    MERGED = "merged"
+
+
+class Scope(enum.IntEnum):
+    """How much one result speaks for."""
+
+    TENSOR = 0
+    MODEL = 2
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tensor of a scope: its name and element count."""
+
+    name: str
+    numel: int
+
+
+class Seen:
+    """One slice of one site, shown to a statistic after the transforms that precede it in the chain.
+
+    Attributes:
+        name: the site's tensor.
+        start: index of the slice's first element.
+        numel: elements in the whole tensor.
+        key: the source of draws, at the slice's start.
+        rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
+            they cannot express). Then `tensors` and `deltas` serve.
+        results: finished statistics this one depends on.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        start: int,
+        key: Key,
+        rows: Rows | None,
+        tensors: Callable[[], Tensor],
+        deltas: Callable[[], Tensor],
+        results: Mapping["Statistic", Any],
+    ) -> None:
+        self.name, self.numel = part.name, part.numel
+        self.start, self.key, self.rows, self.results = start, key, rows, results
+        self._tensors, self._deltas = tensors, deltas
+
+    @property
+    def tensors(self) -> Tensor:
+        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements)."""
+        return self._tensors()
+
+    @property
+    def deltas(self) -> Tensor:
+        """The models' differences from the base after the transforms so far, flattened: (n, elements)."""
+        return self._deltas()
+
+
+@dataclass(frozen=True)
+class Again:
+    """What `finish` returns when the statistic has to see everything once more, starting from this state."""
+
+    state: Any
+
+
+class Statistic(Protocol):
+    """The interface of a fold. Implementations are frozen dataclasses, hashable by value."""
+
+    @property
+    def origin(self) -> Origin:
+        """What it is computed from."""
+        ...
+
+    @property
+    def of(self) -> Of:
+        """Whose numbers it takes."""
+        ...
+
+    @property
+    def scope(self) -> Scope:
+        """How much one result speaks for."""
+        ...
+
+    @property
+    def after(self) -> "tuple[Statistic, ...]":
+        """Statistics whose results it needs first, at the same chain position."""
+        ...
+
+    @property
+    def sample(self) -> int:
+        """The first sweep need show only one in `sample` elements, in stretches; 1 when it must see all."""
+        ...
+
+    def init(self, parts: list[Part], n: int, double: bool) -> Any:
+        """Returns an empty state for one scope of n models, computed in float64 if `double`."""
+        ...
+
+    def update(self, state: Any, seen: Seen) -> None:
+        """Adds one slice to the state."""
+        ...
+
+    def combine(self, left: Any, right: Any) -> Any:
+        """Joins the states of two disjoint sets of slices; may change `left`."""
+        ...
+
+    def finish(self, state: Any) -> Any:
+        """Returns the result, or `Again` with a narrower state when another sweep is needed."""
+        ...
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        """Bytes of one state."""
+        ...

@@ -1,0 +1,351 @@
+"""Statistics of the weights themselves: magnitudes' quantiles, Gram matrices, masses and votes.
+
+Sums are kept per grain (see `numerics.kernels.GRAIN`) in float64 and added in index order at the end, so that slices,
+threads and resuming cannot change a bit. Counts are integers and need no such care.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from eutectic.numerics import kernels
+from eutectic.numerics.kernels import BINS, GRAIN
+from eutectic.numerics.stages import Drop, Numbers, Scale, Stage, Trim, apply
+from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen, Statistic
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _OfWeights:
+    """What the statistics of this file share: they see each expert's weights."""
+
+    scope: Scope
+
+    @property
+    def origin(self) -> Origin:
+        return Origin.WEIGHTS
+
+    @property
+    def of(self) -> Of:
+        return Of.EACH
+
+    @property
+    def after(self) -> tuple[Statistic, ...]:
+        return ()
+
+    @property
+    def sample(self) -> int:
+        return 1
+
+
+# ---- sums per grain -------------------------------------------------------------------------------------------------
+
+
+Sums = dict[str, Floats]
+
+
+def _grains(part: Part) -> int:
+    return -(-part.numel // GRAIN)
+
+
+def _total(state: Sums) -> Floats:
+    """Adds all grains of all tensors, in name order and index order, with one rounding per number."""
+    blocks = np.concatenate([state[name] for name in sorted(state)])
+    flat = blocks.reshape(len(blocks), -1)
+    exact = [math.fsum(flat[:, k]) if np.isfinite(flat[:, k]).all() else float(flat[:, k].sum()) for k in range(flat.shape[1])]
+    return np.array(exact).reshape(blocks.shape[1:])
+
+
+def _per_grain(rows: Tensor, measure: Callable[[Tensor], Tensor]) -> Floats:
+    """The torch reference of a sum per grain: `measure` of each stretch of GRAIN elements, stacked."""
+    return torch.stack([measure(part.double()) for part in rows.split(GRAIN, dim=1)]).numpy(force=True)
+
+
+@dataclass(frozen=True)
+class Gram(_OfWeights):
+    """Inner products of all pairs over a scope: (p, p) float64.
+
+    `of="deltas"`: the n models' differences from the base, p = n. `of="weights"`: the base, if there is one, and the
+    models themselves, p = n + 1 or n.
+    """
+
+    of_: Literal["deltas", "weights"] = "deltas"
+
+    def init(self, parts: list[Part], n: int, double: bool) -> Sums:
+        return {part.name: np.zeros((_grains(part), 0, 0)) for part in parts}
+
+    def update(self, state: Sums, seen: Seen) -> None:
+        if seen.rows is not None:
+            sums = kernels.gram(seen.rows, self.of_ == "weights")
+        else:
+            sums = _per_grain(seen.deltas if self.of_ == "deltas" else seen.tensors, lambda x: x @ x.T)
+        _place(state, seen, sums)
+
+    def combine(self, left: Sums, right: Sums) -> Sums:
+        return _join(left, right)
+
+    def finish(self, state: Sums) -> Floats:
+        return _total(state)
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return sum(_grains(part) for part in parts) * (n + 1) ** 2 * 8
+
+
+def _place(state: Sums, seen: Seen, sums: Floats) -> None:
+    """Writes a slice's grains where they belong, making room on the tensor's first slice."""
+    if state[seen.name].shape[1:] != sums.shape[1:]:
+        state[seen.name] = np.zeros((-(-seen.numel // GRAIN), *sums.shape[1:]))
+    first = seen.start // GRAIN
+    state[seen.name][first : first + len(sums)] = sums
+
+
+def _join(left: Sums, right: Sums) -> Sums:
+    for name, grains in right.items():
+        if left[name].shape == grains.shape:
+            left[name] += grains
+        elif grains.size:
+            left[name] = grains
+    return left
+
+
+@dataclass(frozen=True)
+class Mass(_OfWeights):
+    """Sums of magnitudes of the deltas over a scope, (n,) float64; of those a trim at `cut` or a draw would keep."""
+
+    cut: "MagnitudeQuantile | None" = None
+    drawn: Numbers | None = None
+
+    @property
+    def after(self) -> tuple[Statistic, ...]:
+        return () if self.cut is None else (self.cut,)
+
+    def init(self, parts: list[Part], n: int, double: bool) -> Sums:
+        return {part.name: np.zeros((_grains(part), n)) for part in parts}
+
+    def update(self, state: Sums, seen: Seen) -> None:
+        stages: tuple[Stage, ...] = ()
+        if self.cut is not None:
+            stages = (Trim(seen.results[self.cut]),)
+        if self.drawn is not None:
+            stages = (*stages, Drop(self.drawn, (1.0,) * len(self.drawn), seen.key.step))
+        if seen.rows is not None:
+            sums = kernels.mass(seen.rows.then(*stages))
+        else:
+            deltas = seen.deltas
+            for stage in stages:
+                deltas = apply(stage, deltas, seen.key)
+            sums = _per_grain(deltas, lambda x: x.abs().sum(1))
+        _place(state, seen, sums)
+
+    def combine(self, left: Sums, right: Sums) -> Sums:
+        return _join(left, right)
+
+    def finish(self, state: Sums) -> Floats:
+        return _total(state)
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return sum(_grains(part) for part in parts) * n * 8
+
+
+# ---- order statistics -----------------------------------------------------------------------------------------------
+
+Rank = Literal["official", "exact", "mask_rate"]
+
+
+def kept_rank(total: int, density: float, rank: Rank) -> int:
+    """Returns the 1-based rank, from the smallest, of the magnitude at which keeping starts; 0 keeps all.
+
+    `official` (TIES authors' code): total - int(total * density), so int(total * density) + 1 are kept and all equals.
+    `exact` (mergekit): max(1, int(density * total)) are kept. `mask_rate` (MergeLM): int(total * (1 - density)), where
+    products of floats are truncated as those codes truncate them.
+    """
+    if density >= 1:
+        return 0
+    if rank == "official":
+        return total - int(total * density)
+    if rank == "exact":
+        return total - max(1, int(density * total)) + 1
+    return int(total * (1 - density))
+
+
+@dataclass
+class Window:
+    """The state of a quantile: for each model, the window of bit patterns still in question, and counts in it.
+
+    Attributes:
+        total: elements in the scope.
+        double: patterns are of float64 instead of float32.
+        sampling: this sweep sees a sample and only guesses where to look.
+        low: first pattern of each window; `shift`: log2 of the patterns per bin.
+        below, bins: how many patterns lie under the window, and in each bin.
+    """
+
+    total: int
+    double: bool
+    sampling: bool
+    low: NDArray[np.uint64]
+    shift: NDArray[np.int64]
+    below: NDArray[np.int64]
+    bins: NDArray[np.int64]
+
+
+#: A guess is this wide at least, in share of all ranks on either side.
+_MARGIN = 0.003
+
+
+@dataclass(frozen=True)
+class MagnitudeQuantile(_OfWeights):
+    """The exact k-th smallest magnitude of each model's deltas over a scope: a tuple of n numbers.
+
+    Found by counting bit patterns (whose order is that of the magnitudes) in a window that narrows to one pattern,
+    never by sorting. Where the first window lies is guessed from a sample, which decides how many sweeps are needed and
+    not what they find: the sample and one full count for all but contrived data.
+    A cut of 0 keeps everything; of infinity, nothing (density 0).
+    """
+
+    density: Numbers = (1.0,)
+    rank: Rank = "official"
+
+    @property
+    def sample(self) -> int:
+        return 64
+
+    def init(self, parts: list[Part], n: int, double: bool) -> Window:
+        total = sum(part.numel for part in parts)
+        low, shift = _cover(0, _top(double))
+        empty = np.zeros(n, np.int64)
+        bins = np.zeros((n, BINS), np.int64)
+        # A small scope is counted whole at once: a sample of it would say too little.
+        sampling = total >= 64 * GRAIN
+        return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins)
+
+    def update(self, state: Window, seen: Seen) -> None:
+        if seen.rows is not None:
+            kernels.magnitudes(seen.rows, state.low, state.shift, state.below, state.bins)
+            return
+        patterns = seen.deltas.abs().numpy(force=True).view(np.uint64 if state.double else np.uint32)
+        for model, row in enumerate(patterns.astype(np.uint64)):
+            inside = (row[row >= state.low[model]] - state.low[model]) >> np.uint64(state.shift[model])
+            state.below[model] += len(row) - len(inside)
+            state.bins[model] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
+
+    def combine(self, left: Window, right: Window) -> Window:
+        left.below += right.below
+        left.bins += right.bins
+        return left
+
+    def finish(self, state: Window) -> Numbers | Again:
+        n = len(state.below)
+        shares = self.density * n if len(self.density) == 1 else self.density
+        found: list[int] = []
+        windows: list[tuple[int, int]] = []
+        for model, share in enumerate(shares):
+            rank = kept_rank(state.total, share, self.rank)
+            pattern, window = _look(state, model, rank)
+            found.append(-1 if pattern is None else pattern)
+            windows.append(window)
+        if state.sampling or min(found) < 0:
+            low, shift = zip(*windows, strict=True)
+            fresh = np.zeros_like(state.bins)
+            again = Window(state.total, state.double, False, np.array(low, np.uint64), np.array(shift), state.below * 0, fresh)
+            return Again(again)
+        cuts = np.array(found, np.uint64)
+        values = cuts.view(np.float64) if state.double else cuts.astype(np.uint32).view(np.float32)
+        return tuple(math.inf if share <= 0 else float(value) for share, value in zip(shares, values, strict=True))
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return n * BINS * 8
+
+
+def _top(double: bool) -> int:
+    """The largest magnitude pattern: NaNs sort above infinity."""
+    return 0x7FFFFFFFFFFFFFFF if double else 0x7FFFFFFF
+
+
+def _cover(first: int, last: int) -> tuple[int, int]:
+    """Returns the window (low, shift) of BINS bins over the patterns first..last."""
+    return first, max(0, ((last - first + 1) - 1).bit_length() - (BINS.bit_length() - 1))
+
+
+def _look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, int]]:
+    """Looks for a rank in one model's counts.
+
+    Returns:
+        The pattern, when it is known exactly, and the window (low, shift) to count next (or to keep).
+    """
+    low, shift = int(state.low[model]), int(state.shift[model])
+    if rank <= 0:
+        return 0, (0, 0)
+    bins = state.bins[model]
+    upto = int(state.below[model]) + np.cumsum(bins)
+    if state.sampling:
+        seen = int(upto[-1])
+        share = rank / state.total
+        margin = max(_MARGIN, 6 * math.sqrt(share * (1 - share) / max(1, seen / 16)))
+        first, last = (int(np.searchsorted(upto, seen * edge)) for edge in (share - margin, share + margin))
+        return None, _cover(low + (first << shift), min(low + ((min(last, BINS - 1) + 1) << shift) - 1, _top(state.double)))
+    if rank <= state.below[model]:
+        return None, _cover(0, low - 1)
+    if rank > upto[-1]:
+        return None, _cover(low + (BINS << shift), _top(state.double))
+    found = int(np.searchsorted(upto, rank))
+    if shift == 0:
+        return low + found, (low, 0)
+    return None, _cover(low + (found << shift), low + ((found + 1) << shift) - 1)
+
+
+@dataclass(frozen=True)
+class SignBalance(_OfWeights):
+    """The sign of the whole vote: +1 if more elements elect plus than minus by weighted mass, else -1.
+
+    The deltas are trimmed at `cut` first. Source: TIES authors' code, which gives exact zero votes to this majority.
+    """
+
+    weight: Numbers = (1.0,)
+    cut: MagnitudeQuantile | None = None
+
+    @property
+    def after(self) -> tuple[Statistic, ...]:
+        return () if self.cut is None else (self.cut,)
+
+    def init(self, parts: list[Part], n: int, double: bool) -> list[int]:
+        return [0]
+
+    def update(self, state: list[int], seen: Seen) -> None:
+        stages: tuple[Stage, ...] = () if self.cut is None else (Trim(seen.results[self.cut]),)
+        if seen.rows is not None:
+            weight = self.weight * seen.rows.n if len(self.weight) == 1 else self.weight
+            state[0] += kernels.votes(seen.rows.then(*stages), weight)
+            return
+        deltas = seen.deltas
+        weight = self.weight * len(deltas) if len(self.weight) == 1 else self.weight
+        for stage in (*stages, Scale(weight)):
+            deltas = apply(stage, deltas, seen.key)
+        total = deltas[0].clone()
+        for row in deltas[1:]:
+            total += row
+        state[0] += int(total.sign().nan_to_num(0).sum())
+
+    def combine(self, left: list[int], right: list[int]) -> list[int]:
+        return [left[0] + right[0]]
+
+    def finish(self, state: list[int]) -> int:
+        return 1 if state[0] > 0 else -1
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return 8
+
+
+def restoring(everything: Floats, kept: Floats) -> Numbers:
+    """Returns the factors that restore each model's mass after some of it was dropped: all / kept.
+
+    Source: mergekit 0.1.5, which leaves a tensor alone when either mass is below 1e-7.
+    """
+    return tuple(float(a / k) if min(a, k) >= 1e-7 else 1.0 for a, k in zip(everything, kept, strict=True))

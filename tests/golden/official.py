@@ -1,0 +1,133 @@
+"""The `ref_*` cases: the recipes that reproduce the authors' own code."""
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+
+from .cases import Case, check_equal, read_weights
+from .merging import merge
+
+Recipe = dict[str, Any]
+TIES_NAME = re.compile(r"K(?P<keep>[\d.]+)_dis_(?P<merge>mean|sum|max)_lam(?P<scale>[\d.]+)")
+
+
+def knows(case: Case) -> bool:
+    """Tells whether there is a recipe for this output of this case."""
+    return case.folder.name in RECIPES and case.output is not None
+
+
+def check(case: Case, tmp_path: Path) -> None:
+    """Runs the recipe of one output and holds the merged weights against the authors' file."""
+    want = read_weights(case.folder / f"out_{case.output}.safetensors")
+    recipe = RECIPES[case.folder.name](case, tmp_path)
+    got = read_weights(merge(recipe, tmp_path / "out"))
+    excluded = case.facts["params"].get("exclude_regex", [])
+    kept = {name: value for name, value in got.items() if not _matches(name, excluded)}
+    check_equal(kept, want, case.facts["compare"])
+
+
+def _recipe(case: Case, method: Any, weights: Mapping[int, float] | None = None, base: bool = True) -> Recipe:
+    """A recipe over the case's experts, or over those that `weights` names."""
+    experts = len(list(case.folder.glob("expert_*.safetensors")))
+    weights = dict.fromkeys(range(experts), 1.0) if weights is None else weights
+    models = [{"model": str(case.folder / f"expert_{i}.safetensors"), "weight": w} for i, w in weights.items()]
+    recipe: Recipe = {"models": models, "method": method}
+    if base:
+        recipe["base"] = str(case.folder / "base.safetensors")
+    return recipe
+
+
+def _task_arithmetic(case: Case, _: Path) -> Recipe:
+    params = case.facts["params"]
+    scale = params[f"{case.output}_scaling"]
+    weights = {"add": None, "negate": {params.get("negate_expert", 0): -1.0}, "analogy": {0: -1.0, 1: 1.0, 2: 1.0}}
+    return _recipe(case, {"task_arithmetic": {"scale": scale}}, weights[str(case.output)])
+
+
+def _ties(case: Case, _: Path) -> Recipe:
+    variant = TIES_NAME.fullmatch(str(case.output))
+    assert variant, f"cannot read the parameters off {case.output}"
+    chosen = {
+        "density": float(variant["keep"]) / 100,
+        "average": {"mean": "count", "sum": "sum", "max": "max"}[variant["merge"]],
+        "scale": float(variant["scale"]),
+    }
+    return _recipe(case, {"ties": {"scope": "model", "count": "official", "tie": "majority", **chosen}})
+
+
+def _mergelm(case: Case, _: Path) -> Recipe:
+    params = case.facts["params"]
+    ties = {"density": 1 - params["param_value_mask_rate"], "count": "mask_rate", "scale": params["ties_scaling"]}
+    methods: dict[str, Any] = {
+        "average": "linear",
+        "task_arithmetic": {"task_arithmetic": {"scale": params["ta_scaling"]}},
+        "ties": {"ties": {"scope": "model", "average": "count", "tie": "majority", **ties}},
+    }
+    recipe = _recipe(case, methods[str(case.output)])
+    names = read_weights(case.folder / "base.safetensors")
+    recipe["rules"] = [{"match": n, "keep": "base"} for n in names if _matches(n, params["exclude_regex"])]
+    return recipe
+
+
+def _magnitude_mask(case: Case, tmp_path: Path) -> Recipe:
+    """Drops int(n p) of each tensor; on finished weights rather than deltas, the base is a model of zeros."""
+    rate = case.facts["params"]["mask_rate"]
+    scale = 1 / (1 - rate) if str(case.output).endswith("rescale1") else 1.0
+    trim = {"scope": "tensor", "count": "exact", "density": 1 - rate}
+    chain = [{"trim": trim}, {"task_arithmetic": {"scale": scale}}]
+    recipe = _recipe(case, chain)
+    base = read_weights(case.folder / "base.safetensors")
+    # n - int(n p) and int(n (1 - p)) differ by one here and there; half an element more says which is meant.
+    recipe["rules"] = [
+        {"match": name, "set": {"trim.density": (value.numel() - int(value.numel() * rate) + 0.5) / value.numel()}}
+        for name, value in base.items()
+    ]
+    if str(case.output).startswith("finetuned_weight"):
+        zeros = tmp_path / "zeros.safetensors"
+        save_file({name: value * 0 for name, value in base.items()}, zeros)
+        recipe["base"] = str(zeros)
+    return recipe
+
+
+def _model_stock(case: Case, _: Path) -> Recipe:
+    weights = {"three": {0: 1.0, 1: 1.0, 2: 1.0}, "two": {0: 1.0, 1: 1.0}}[str(case.output)]
+    recipe = _recipe(case, {"model_stock": {"angle": "angle"}}, weights)
+    for entry in recipe["models"]:
+        del entry["weight"]
+    return recipe
+
+
+def _averages(case: Case, _: Path) -> Recipe:
+    """Averages along a run; expert 0 is the oldest, and a recursive average leaves it the whole remainder."""
+    params = case.facts["params"]
+    n = len(list(case.folder.glob("expert_*.safetensors")))
+    newest = {"pma_ema": params["pma_alpha"], "torch_ema_decay": 1 - params["torch_ema_decay"]}.get(str(case.output))
+    if newest is not None:
+        weights = [(1 - newest) ** (n - 1)] + [newest * (1 - newest) ** (n - 1 - i) for i in range(1, n)]
+    else:
+        weights = [float(i + 1) if case.output == "pma_wma" else 1.0 for i in range(n)]
+    return _recipe(case, "linear", dict(enumerate(weights)), base=False)
+
+
+def _soups(case: Case, _: Path) -> Recipe:
+    assert case.output == "uniform", f"no recipe for {case.output}"
+    return _recipe(case, "linear", base=False)
+
+
+def _matches(name: str, patterns: list[str]) -> bool:
+    return any(re.match(pattern, name) for pattern in patterns)
+
+
+RECIPES: dict[str, Callable[[Case, Path], Recipe]] = {
+    "ref_ckpt_averages": _averages,
+    "ref_fb_model_stock": _model_stock,
+    "ref_mergelm_magnitude_mask": _magnitude_mask,
+    "ref_mergelm_ties": _mergelm,
+    "ref_model_soups": _soups,
+    "ref_task_arithmetic": _task_arithmetic,
+    "ref_ties": _ties,
+    "ref_ties_zero_sign": _ties,
+}

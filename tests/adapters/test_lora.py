@@ -1,3 +1,4 @@
+import itertools
 import json
 import threading
 from pathlib import Path
@@ -7,8 +8,15 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
-from transformers import BertConfig, BertForSequenceClassification, BertModel
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from eutectic.adapters.lora import against, fold, is_adapter, open_adapter
 from eutectic.checkpoint.source import Checkpoint, Source
@@ -175,7 +183,7 @@ def test_bits_do_not_depend_on_the_range_or_the_thread(case: str, tmp_path: Path
     for source in sources(case, tmp_path):
         whole = read(source, "x.weight").tobytes()
         edges = [0, 1, 300, 4097, 65536, 65537, 90000, 300 * 301]
-        parts = list(zip(edges, edges[1:], strict=False))[::-1]
+        parts = list(itertools.pairwise(edges))[::-1]
         arena = np.zeros(len(whole) + 1, np.uint8)
 
         def fill(part: tuple[int, int], source: Source = source, arena: Any = arena) -> None:
@@ -324,7 +332,7 @@ def test_pickled_adapter(tmp_path: Path) -> None:
 def test_dora_and_full_tensors_need_the_base(tmp_path: Path) -> None:
     """Without a base DoRA and tensors stored in full are refused with the reason."""
     dora = plain(**{"x.lora_magnitude_vector": zeros(3)})
-    with pytest.raises(CheckpointError, match="DoRA.*give the base"):
+    with pytest.raises(CheckpointError, match=r"DoRA.*give the base"):
         open_adapter(write_adapter(tmp_path / "dora", dora, use_dora=True))
     with pytest.raises(CheckpointError, match=r"replaces 'head\.weight' in full.*give the base"):
         open_adapter(write_adapter(tmp_path / "full", plain(**{"head.weight": zeros(2, 2)})))

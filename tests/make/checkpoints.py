@@ -18,7 +18,7 @@ Values = np.ndarray[Any, Any] | torch.Tensor
 def as_torch(values: Mapping[str, Values]) -> dict[str, torch.Tensor]:
     """Returns the tensors as contiguous torch tensors."""
     return {
-        name: (value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))).contiguous()
+        name: (value if isinstance(value, torch.Tensor) else torch.from_numpy(np.asarray(value))).contiguous().clone()
         for name, value in values.items()
     }
 

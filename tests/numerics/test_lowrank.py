@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -51,7 +53,7 @@ def test_bits_do_not_depend_on_the_range(rank: int, rows: int, columns: int, cut
     b, a = normal(rows, rank, seed=5), normal(rank, columns, seed=6)
     whole = dense(b, a, 1.7)
     edges = sorted({0, whole.size, *(int(cut * whole.size) for cut in cuts)})
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         part = np.empty(stop - start, np.float32)
         lowrank_into(b, a, 1.7, start, part)
         assert part.tobytes() == whole[start:stop].tobytes()
@@ -71,10 +73,12 @@ def test_empty_range() -> None:
     assert out.size == 0
 
 
-@pytest.mark.parametrize(("b", "a", "start", "count"), [((2, 3), (2, 3), 0, 1), ((2, 2), (2, 3), 5, 2), ((2, 2), (2, 3), -1, 2)])
+@pytest.mark.parametrize(
+    ("b", "a", "start", "count"), [((2, 3), (2, 3), 0, 1), ((2, 2), (2, 3), 5, 2), ((2, 2), (2, 3), -1, 2)]
+)
 def test_wrong_arguments(b: tuple[int, int], a: tuple[int, int], start: int, count: int) -> None:
     """Factors that do not fit and ranges outside the matrix never reach the loop."""
-    with pytest.raises(ValueError, match="fit|leave"):
+    with pytest.raises(ValueError, match=r"fit|leave"):
         lowrank_into(normal(*b), normal(*a), 1.0, start, np.empty(count, np.float32))
 
 

@@ -117,8 +117,8 @@ class Resolver:
 
     `bert.encoder.layer.0.output.dense.weight` is `encoder.layer.0.output.dense.weight` of a base saved without its
     head, `layers.0...` is `model.layers.0...`, and `model.language_model.layers.0...` may be
-    `language_model.model.layers.0...`. The name itself comes first; then the longest ending that some tensor of the base
-    shares. Parts before it that are numbers are never dropped or added: blocks do not stand in for each other.
+    `language_model.model.layers.0...`. The name itself comes first; then the longest ending that some tensor of the
+    base shares. Parts before it that are numbers are never dropped or added: blocks do not stand in for each other.
 
     Args:
         names: every tensor of the base.

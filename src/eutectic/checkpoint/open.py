@@ -48,7 +48,7 @@ class Located:
 
 def _exists(text: str) -> bool:
     try:
-        return Path(text).expanduser().exists()
+        return bool(text) and Path(text).expanduser().exists()
     except (OSError, ValueError, RuntimeError):
         return False
 

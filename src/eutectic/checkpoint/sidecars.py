@@ -5,13 +5,14 @@ Everything is planned before it is written, so that a plan can list it. Weights,
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
-from eutectic.checkpoint.config import ConfigChanges, changed_config
+from eutectic.checkpoint.config_changes import ConfigChanges, changed_config
 from eutectic.errors import CheckpointError, OutputError
 
 _TOKENIZER = (
@@ -79,15 +80,19 @@ class _Folder:
     files: Mapping[str, Path] = field(default_factory=dict)
 
     def like(self, patterns: Iterable[str]) -> list[str]:
-        """Returns the names that match one of the patterns, sorted."""
-        return [name for name in self.files if any(PurePosixPath(name).match(pattern) for pattern in patterns)]
+        """Returns the names that match one of the patterns, which are of as many folders as the name, sorted."""
+        return [name for name in self.files if any(_alike(PurePosixPath(name), pattern) for pattern in patterns)]
+
+
+def _alike(name: PurePosixPath, pattern: str) -> bool:
+    return len(name.parts) == 1 + pattern.count("/") and name.match(pattern)
 
 
 def plan_sidecars(
     donor: Path | None,
     tokenizer_donor: Path | None = None,
     config_changes: ConfigChanges | None = None,
-    parents: Sequence[Path] = (),
+    parents: Mapping[str, Path] | None = None,
 ) -> tuple[Sidecar, ...]:
     """Lists what a complete output folder needs beside its weights, and what of the donor is left out and why.
 
@@ -95,7 +100,7 @@ def plan_sidecars(
         donor: the folder whose config and processors the output takes; None when the donor is a bare file.
         tokenizer_donor: the folder whose tokenizer and chat template it takes; the donor if None.
         config_changes: what config.json must say differently.
-        parents: folders of all merged models and the base; their licence files are kept in `licenses/`.
+        parents: folders of all merged models and the base by reference; their licence files go to `licenses/`.
 
     Raises:
         CheckpointError: when a file of the donor cannot be read, or names a path outside its folder.
@@ -111,8 +116,8 @@ def plan_sidecars(
         found |= _modules(home)
     if words:
         found |= _copies(words, words.like(_TOKENIZER), "tokenizer")
-    for parent in parents:
-        found |= _licences(parent)
+    for reference, folder in (parents or {}).items():
+        found |= _licences(reference, folder)
     if home:
         found |= _left_out(home, found)
     return tuple(found.values())
@@ -148,7 +153,7 @@ def write_sidecars(folder: Path, sidecars: Iterable[Sidecar]) -> tuple[Path, ...
     return tuple(written)
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path) -> BinaryIO:
     try:
         return path.open("rb")
     except OSError as error:
@@ -207,14 +212,11 @@ def _modules(home: _Folder) -> dict[str, Sidecar]:
     return {name: sidecar for name, sidecar in found.items() if not name.endswith(".py")}
 
 
-def _licences(parent: Path) -> dict[str, Sidecar]:
-    home = _read(parent)
-    names = [name for name in home.like(_LICENCES) if "/" not in name]
-    owner = parent.resolve().name
-    return {
-        f"licenses/{owner}/{name}": Sidecar(f"licenses/{owner}/{name}", f"licence of {parent}", source=home.files[name])
-        for name in names
-    }
+def _licences(reference: str, folder: Path) -> dict[str, Sidecar]:
+    home = _read(folder)
+    owner = re.sub(r"[^\w.+@-]+", "--", reference).strip("-.") or "parent"
+    found = [(f"licenses/{owner}/{name}", name) for name in home.like(_LICENCES)]
+    return {path: replace(_copy(home, name, f"licence of {reference}"), name=path) for path, name in found}
 
 
 def _left_out(home: _Folder, found: Mapping[str, Sidecar]) -> dict[str, Sidecar]:

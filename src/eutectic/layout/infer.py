@@ -15,6 +15,7 @@ from eutectic.layout.roles import Role
 
 #: Words that authors call a list of blocks, even if some of its numbers are missing (an adapter, a part of a model).
 _STACK_WORDS = frozenset(["layers", "layer", "h", "block", "blocks", "resblocks", "transformer_blocks"])
+_NUMBERED = re.compile(r"\b(layers?|h|blocks?|experts)\.\d+\.")
 #: Words of modules that come before the blocks.
 _BEFORE = re.compile(r"embed|(^|\.)(pre_|project_in|feature_projection|feature_extractor|conv\d*\.)", re.IGNORECASE)
 
@@ -28,11 +29,12 @@ def infer(header: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> Layout
     """
     roles = _roles(header, config)
     stacks = _stacks(header)
+    hidden = {stack: _hidden(blocks, config) for stack, blocks in stacks.items()}
     places: dict[str, Place] = {}
     for name, role in roles.items():
         at = _block(name, stacks)
         stack, block = at if at else (None, None)
-        depth = _outside_depth(name, role) if at is None else _depth(at[1], _hidden(stacks[at[0]], config))
+        depth = _outside_depth(name, role) if at is None else _depth(at[1], hidden[at[0]])
         places[name] = Place(name, role, stack, block, depth)
     vocabulary = _vocabulary(header, roles)
     return Layout(places, stacks, _tied(header, places, config), vocabulary)
@@ -44,11 +46,16 @@ def _roles(header: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> dict[
     codes = packed(header)
     scales = {scale for beside in codes.values() for scale in beside}
     roles: dict[str, Role] = {}
+    # Blocks and experts are alike: one of each name is read, which matters with a hundred thousand tensors.
+    read: dict[tuple[str, str, int], Role] = {}
     for name, spec in header.items():
+        alike = (_NUMBERED.sub(r"\1.#.", name), spec.dtype.kind, len(spec.shape))
         if name in scales or (name in codes and spec.dtype.kind != "code"):
             roles[name] = Role.QUANTIZATION
+        elif alike in read:
+            roles[name] = read[alike]
         else:
-            roles[name] = family_role(name, known) or role_of(Parts(spec, modules.__contains__))
+            roles[name] = read[alike] = family_role(name, known) or role_of(Parts(spec, modules.__contains__))
     return roles
 
 

@@ -7,16 +7,13 @@ import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.layout.families import configs, tied_words
-from eutectic.layout.infer import infer, nearest_embedding
 from eutectic.layout.layout import Layout, Place
-from eutectic.layout.packed import code_sentence, packed
-from eutectic.layout.prefixes import renamed
+from eutectic.layout.party import Party, renamed
 from eutectic.layout.roles import Role
 from eutectic.layout.vocabulary import read_tokens, token_sentences
 
@@ -92,50 +89,6 @@ class Report:
         return tuple(lines)
 
 
-@dataclass(frozen=True)
-class _Party:
-    """A checkpoint under the reference's names: `header` is keyed by them, its specs keep the file's own."""
-
-    checkpoint: Checkpoint
-    header: Mapping[str, TensorSpec]
-
-    @cached_property
-    def name(self) -> str:
-        return self.checkpoint.reference
-
-    @cached_property
-    def layout(self) -> Layout:
-        return infer(self.checkpoint.source.header, self.checkpoint.config)
-
-    @cached_property
-    def codes(self) -> Mapping[str, str]:
-        """Sentences by the file's own names, for codes and for their scales."""
-        header = self.checkpoint.source.header
-        said: dict[str, str] = {}
-        for name, scales in packed(header).items():
-            said[name] = code_sentence(header[name], scales)
-            said |= {scale: f"{scale} gives {name} its meaning and cannot be merged alone" for scale in scales}
-        return said
-
-    def stand_in(self, name: str, reference: Layout) -> TensorSpec | None:
-        """Returns the tensor that is loaded under `name` although the file holds it under another name."""
-        tied = tied_words(self.checkpoint.config)
-        for group in reference.tied:
-            if name in group:
-                place = reference.places[name]
-                if place.role is Role.HEAD and name.endswith(".weight") and not tied:
-                    continue
-                found = next((self.header[other] for other in group if other in self.header), None)
-                if found is not None:
-                    return found
-        place_of = reference.places.get(name)
-        if not tied or place_of is None or place_of.role is not Role.HEAD or not name.endswith(".weight"):
-            return None
-        words = [n for n, p in self.layout.places.items() if p.role is Role.EMBEDDING and p.block is None]
-        embedding = nearest_embedding(name, words)
-        return self.checkpoint.source.header[embedding] if embedding else None
-
-
 def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Report:
     """Compares the headers of n models, and of their base if there is one.
 
@@ -144,13 +97,13 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Rep
     everyone = [*([base] if base else []), *models]
     reference = everyone[0]
     findings: list[str] = []
-    parties: list[_Party] = []
+    parties: list[Party] = []
     for checkpoint in everyone:
         header, sentence = renamed(checkpoint, reference)
-        parties.append(_Party(checkpoint, header))
+        parties.append(Party(checkpoint, header))
         findings += [sentence] if sentence else []
     findings += [s for checkpoint in everyone if (s := _quantised(checkpoint.reference, checkpoint.config))]
-    findings += _experts(parties)
+    findings += _experts(parties) + _ties(parties)
     names = dict.fromkeys(name for party in parties for name in party.header)
     matches = {name: _match(name, parties, base is not None) for name in names}
     if any(Kind.VOCABULARY in match.said for match in matches.values()):
@@ -166,17 +119,17 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Rep
     )
 
 
-def _match(name: str, parties: Sequence[_Party], has_base: bool) -> Match:
+def _match(name: str, parties: Sequence[Party], has_base: bool) -> Match:
     reference = parties[0]
     specs: list[TensorSpec | None] = []
-    said: dict[Kind, str] = {}
+    stand_ins: list[str] = []
     for party in parties:
         spec = party.header.get(name)
         if spec is None and not party.checkpoint.deltas:
             spec = party.stand_in(name, reference.layout)
-            if spec is not None:
-                said[Kind.STAND_IN] = f"{name}: {party.name} ties it to {spec.name}, which stands in"
+            stand_ins += [f"{spec.name} in {party.name}"] if spec else []
         specs.append(spec)
+    said = {Kind.STAND_IN: f"{name}: is tied to {', '.join(stand_ins)}, which stands in"} if stand_ins else {}
     said |= _absence(name, parties, specs, has_base)
     present = [(party, spec) for party, spec in zip(parties, specs, strict=True) if spec is not None]
     said |= _shapes(name, present) | _types(name, present)
@@ -187,7 +140,7 @@ def _match(name: str, parties: Sequence[_Party], has_base: bool) -> Match:
 
 
 def _absence(
-    name: str, parties: Sequence[_Party], specs: Sequence[TensorSpec | None], has_base: bool
+    name: str, parties: Sequence[Party], specs: Sequence[TensorSpec | None], has_base: bool
 ) -> dict[Kind, str]:
     pairs = list(zip(parties, specs, strict=True))
     lacking = [party.name for party, spec in pairs if spec is None and not party.checkpoint.deltas]
@@ -208,19 +161,19 @@ def _absence(
     return {Kind.EXTRA: f"{name}: {holding} has it, {without} does not; `extra: copy` keeps it, `extra: drop` drops it"}
 
 
-def _own_head(name: str, parties: Sequence[_Party], specs: Sequence[TensorSpec | None]) -> bool:
+def _own_head(name: str, parties: Sequence[Party], specs: Sequence[TensorSpec | None]) -> bool:
     """Whether the reference ties its head and another model has a head that is not tied."""
-    if specs[0] is not None or not tied_words(parties[0].checkpoint.config):
+    if specs[0] is not None or not parties[0].tied:
         return False
     return any(
         party.layout.places[party.header[name].name].role is Role.HEAD for party in parties if name in party.header
     )
 
 
-def _tied_copy(name: str, parties: Sequence[_Party], specs: Sequence[TensorSpec | None]) -> bool:
+def _tied_copy(name: str, parties: Sequence[Party], specs: Sequence[TensorSpec | None]) -> bool:
     """Whether the reference lacks a head that it ties, and whoever has it ties it too."""
     holders = [party for party, spec in zip(parties, specs, strict=True) if spec is not None]
-    if specs[0] is not None or not tied_words(parties[0].checkpoint.config):
+    if specs[0] is not None or not parties[0].tied:
         return False
     return all(
         any(spec.name in group for group in party.layout.tied)
@@ -229,7 +182,7 @@ def _tied_copy(name: str, parties: Sequence[_Party], specs: Sequence[TensorSpec 
     )
 
 
-def _shapes(name: str, present: Sequence[tuple[_Party, TensorSpec]]) -> dict[Kind, str]:
+def _shapes(name: str, present: Sequence[tuple[Party, TensorSpec]]) -> dict[Kind, str]:
     if len({spec.shape for _, spec in present}) < 2:
         return {}
     listed = ", ".join(f"{list(spec.shape)} in {party.name}" for party, spec in present)
@@ -247,15 +200,15 @@ def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
     return (*shape[:axis], *shape[axis + 1 :])
 
 
-def _types(name: str, present: Sequence[tuple[_Party, TensorSpec]]) -> dict[Kind, str]:
+def _types(name: str, present: Sequence[tuple[Party, TensorSpec]]) -> dict[Kind, str]:
     codes = [f"{party.name}: {party.codes[spec.name]}" for party, spec in present if spec.name in party.codes]
     if codes:
-        return {Kind.CODES: codes[0]}
+        return {Kind.CODES: "; ".join(codes)}
     said: dict[Kind, str] = {}
     listed = ", ".join(f"{spec.dtype} in {party.name}" for party, spec in present)
     if any(not spec.dtype.mergeable for _, spec in present):
         said[Kind.BUFFER] = f"{name}: {listed} is no float and is copied, not merged; `buffers: base` takes the base's"
-    if len({spec.dtype for _, spec in present}) > 1:
+    if len({spec.dtype for party, spec in present if not party.checkpoint.deltas}) > 1:
         said[Kind.DTYPE] = f"{name}: {listed}"
     return said
 
@@ -269,7 +222,7 @@ def _quantised(name: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _experts(parties: Iterable[_Party]) -> list[str]:
+def _experts(parties: Iterable[Party]) -> list[str]:
     """Says when the models have different numbers of experts, kept one by one or stacked."""
     counts: dict[str, int] = {}
     for party in parties:
@@ -283,3 +236,14 @@ def _experts(parties: Iterable[_Party]) -> list[str]:
         return []
     listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
     return [f"the models have different numbers of experts: {listed}; their experts and routers cannot be merged"]
+
+
+def _ties(parties: Sequence[Party]) -> list[str]:
+    """Says when some models tie their head to the embedding and others do not: the output can only do one."""
+    said = {p.name: tied for p in parties if (tied := tied_words(p.checkpoint.config)) is not None}
+    if len(set(said.values())) < 2:
+        return []
+    names = [", ".join(name for name, tied in said.items() if tied is which) for which in (True, False)]
+    return [
+        f"{names[0]} ties its head to its embedding, {names[1]} does not; the output does as {parties[0].name} does"
+    ]

@@ -86,7 +86,7 @@ _BUFFERS = frozenset(
 )
 _NORM = re.compile(r"norm|layrnorm|^ln$|^ln_|_ln$|^ln\d|^bn\d*$|^batchnorm")
 _ATTENTION_NORM = re.compile(r"^(q|k|v|kv|qk|query|key|value)_(\w+_)?(norm|ln|layer_?norm)$|^norm_(added_)?(q|k)$")
-_WITHIN_ATTENTION = re.compile(r"attn|attention")
+_WITHIN_ATTENTION = re.compile(r"attn|attention(?!s)")  # diffusers keeps whole blocks in `attentions`
 _STATE_SPACE = re.compile(r"^(mamba\w*|mixer|ssm|linear_attn)$")
 _ROUTERS = frozenset(
     ["router", "e_score_correction", "expert_bias", "shared_expert_gate", "block_sparse_moe_gate", "wg", "tid2eid"]

@@ -123,12 +123,21 @@ def gram(rows: Rows, of_weights: bool) -> Floats:
     `of_weights` takes the base and the models themselves (p = n + 1, or n without a base); otherwise the n deltas
     after the stages.
     """
+    return _products(rows, of_weights, False)
+
+
+def energy(rows: Rows, of_weights: bool) -> Floats:
+    """Sums of squares of the rows `gram` takes, per `GRAIN` elements: (grains, p)."""
+    return np.ascontiguousarray(np.diagonal(_products(rows, of_weights, True), axis1=1, axis2=2))
+
+
+def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     p = rows.n + (1 if of_weights and rows.has_base else 0)
     bits, work = _scratch(rows, 1 + p)
     kinds, numbers, keys = _table(rows)
     out = np.zeros((-(-rows.count // GRAIN), p, p), np.float64)
     place = (rows.raw, rows.offsets, rows.codes, rows.is_delta, rows.has_base, rows.start, rows.count)
-    _gram(*place, kinds, numbers.astype(work.dtype), keys, bits, work, of_weights, out)
+    _gram(*place, kinds, numbers.astype(work.dtype), keys, bits, work, of_weights, diagonal, out)
     return out
 
 
@@ -384,7 +393,7 @@ def _combine(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbe
 
 
 @_jit
-def _gram(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, work, of_weights, out):  # type: ignore[no-untyped-def]
+def _gram(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, work, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
     n, p = len(is_delta), out.shape[1]
     lead = p - n
     lanes = np.empty(16, np.float64)
@@ -398,7 +407,7 @@ def _gram(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers,
         grain = at // 65536
         for a in range(p):
             left = work[1 + a]
-            for b in range(a, p):
+            for b in range(a, a + 1 if diagonal else p):
                 right = work[1 + b]
                 lanes[:] = 0.0
                 whole = m - m % 16

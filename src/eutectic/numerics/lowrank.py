@@ -60,6 +60,30 @@ def add_squares(
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
+def _row(weights, a, low, high, scale, row):  # type: ignore[no-untyped-def]
+    # Four ranks a pass keep the running sum in a register; the order of additions is that of one rank a pass.
+    # Rows of `a` are cut after they are taken: numba then knows that they are contiguous, and vectorises.
+    rank = len(weights)
+    n = len(row)
+    for j in range(n):
+        row[j] = np.float32(0)
+    k = 0
+    while k + 4 <= rank:
+        w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
+        a0, a1, a2, a3 = a[k][low:high], a[k + 1][low:high], a[k + 2][low:high], a[k + 3][low:high]
+        for j in range(n):
+            row[j] = (((row[j] + w0 * a0[j]) + w1 * a1[j]) + w2 * a2[j]) + w3 * a3[j]
+        k += 4
+    while k < rank:
+        w0, a0 = weights[k], a[k][low:high]
+        for j in range(n):
+            row[j] = row[j] + w0 * a0[j]
+        k += 1
+    for j in range(n):
+        row[j] = row[j] * scale
+
+
+@njit(cache=True, nogil=True, error_model="numpy")
 def _fill(b, a, scale, start, out):  # type: ignore[no-untyped-def]
     columns = a.shape[1]
     stop = start + out.size
@@ -70,30 +94,7 @@ def _fill(b, a, scale, start, out):  # type: ignore[no-untyped-def]
             high = min(right, stop - i * columns)
             if low < high:
                 at = i * columns - start
-                _row(b[i], a[:, low:high], scale, out[at + low : at + high])
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _row(weights, a, scale, row):  # type: ignore[no-untyped-def]
-    # Four ranks a pass keep the running sum in a register; the order of additions is that of one rank a pass.
-    rank = len(weights)
-    n = len(row)
-    for j in range(n):
-        row[j] = np.float32(0)
-    k = 0
-    while k + 4 <= rank:
-        w0, w1, w2, w3 = weights[k], weights[k + 1], weights[k + 2], weights[k + 3]
-        a0, a1, a2, a3 = a[k], a[k + 1], a[k + 2], a[k + 3]
-        for j in range(n):
-            row[j] = (((row[j] + w0 * a0[j]) + w1 * a1[j]) + w2 * a2[j]) + w3 * a3[j]
-        k += 4
-    while k < rank:
-        w0, a0 = weights[k], a[k]
-        for j in range(n):
-            row[j] = row[j] + w0 * a0[j]
-        k += 1
-    for j in range(n):
-        row[j] = row[j] * scale
+                _row(b[i], a, low, high, scale, out[at + low : at + high])
 
 
 @njit(cache=True, nogil=True, error_model="numpy")

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from eutectic.errors import RecipeError
 from eutectic.methods import METHODS, get
@@ -16,7 +17,7 @@ class BoundStep:
     """A step and the method it names."""
 
     step: Step
-    method: Method[...]
+    method: Method[Any]
 
 
 Bound = tuple[BoundStep, ...]
@@ -32,7 +33,7 @@ def bind(chain: Iterable[Step]) -> Bound:
 
 
 def bind_loosely(chain: Iterable[Step]) -> Bound | None:
-    """Binds unknown methods to the nearest known one, so that a typo does not hide the other errors; None if none is."""
+    """Binds unknown methods to the nearest known ones, so that a typo hides no other error; None where none is near."""
     bound = []
     for step in chain:
         name = next(iter(difflib.get_close_matches(step.method, METHODS, n=1)), None)
@@ -59,7 +60,17 @@ def ambiguous(chain: Bound, name: str) -> str | None:
     return f"{name} is a parameter of {' and '.join(steps)}; write {ways}"
 
 
-def check_value(method: Method[...], parameter: Parameter, value: Value) -> None:
+def miscount(method: Method[Any], models: int, base: bool) -> str | None:
+    """Says that a method does not take so many models, `base` beside them or not; None when it does."""
+    needs = method.needs
+    found = models + (1 if needs.base_counts and base else 0)
+    if found >= needs.models.low and (needs.models.high is None or found <= needs.models.high):
+        return None
+    counted = " with the base" if needs.base_counts and base else ""
+    return f"{method.name} takes {needs.models} models, found {found}{counted}"
+
+
+def check_value(method: Method[Any], parameter: Parameter, value: Value) -> None:
     """Checks a value against the declaration.
 
     Raises:

@@ -8,7 +8,7 @@ from eutectic.errors import RecipeError, nearest
 from eutectic.layout.roles import Role
 from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED
-from eutectic.recipe.chain import Bound, ambiguous, bind_loosely, check_value, owners
+from eutectic.recipe.chain import Bound, ambiguous, bind_loosely, check_value, miscount, owners
 from eutectic.recipe.model import BASE, ModelEntry, Output, Recipe, Rule, Slice, Step
 from eutectic.recipe.values import Coefficient, Value, show
 
@@ -47,7 +47,7 @@ def dotted(key: Key) -> str:
 
 
 def problems(recipe: Recipe, *, complete: bool = True) -> list[Problem]:
-    """Returns all problems. `complete=False` leaves out what is absent, for a recipe that broken parts were cut from."""
+    """Returns all problems; with `complete=False` nothing that is absent, for a recipe whose broken parts were cut."""
     return list(_Checker(recipe, complete).run())
 
 
@@ -56,7 +56,9 @@ class _Checker:
 
     def __init__(self, recipe: Recipe, complete: bool, stage: int = 0) -> None:
         self.recipe, self.complete, self.stage = recipe, complete, stage
-        self.places = {name: place for place, name in reversed(list(enumerate(recipe.names)))}
+        self.places: dict[str, int] = {}
+        for place, name in enumerate(recipe.names):
+            self.places.setdefault(name, place)
         self.references = Counter(entry.model for entry in recipe.models)
         #: Every chain by where it is written; None where a method is unknown and nothing is near.
         self.chains: dict[Key, Bound | None] = {("method",): bind_loosely(recipe.method)}
@@ -246,23 +248,28 @@ class _Checker:
                 where = (*key, place)
                 if bound.method.needs.base and self.recipe.base is None:
                     yield Problem(where, f"{bound.method.name} needs a base; add `base:`")
-                for where, count in self.counts(where):
-                    needed = bound.method.needs.models
-                    if count < needed.low or (needed.high is not None and count > needed.high):
-                        yield Problem(where, f"{bound.method.name} takes {needed} models, found {count}")
+                for site, count, base in self.counts(where):
+                    text = miscount(bound.method, count, base)
+                    if text:
+                        yield Problem(site, text)
         yield from self.required()
         used = {self.recipe.find(source.model) for piece in self.recipe.slices for source in piece.sources}
         for place, name in enumerate(self.recipe.names if self.recipe.slices else ()):
             if place not in used:
                 yield Problem(("models", place), f"no slice reads {show(name)}; add a source, or remove the model")
 
-    def counts(self, key: Key) -> Iterator[tuple[Key, int]]:
-        """How many models meet in this chain, and where that is written. Which slices a rule meets is not known yet."""
+    def counts(self, key: Key) -> Iterator[tuple[Key, int, bool]]:
+        """Where it is written how many models meet in this chain, that number, and whether a base is beside them.
+
+        Which slices a rule meets is known only with the tensors.
+        """
+        base = self.recipe.base is not None
         if not self.recipe.slices:
-            yield key, len(self.recipe.models)
+            yield key, len(self.recipe.models), base
         elif key[0] == "method":
             for place, piece in enumerate(self.recipe.slices):
-                yield ("slices", place, "sources"), len(piece.sources)
+                among = any(source.model == BASE for source in piece.sources)
+                yield ("slices", place, "sources"), len(piece.sources), base and not among
 
     def required(self) -> Iterator[Problem]:
         """Values that nobody gives anywhere."""

@@ -27,6 +27,9 @@ LARGEST_TEXT = 2**20
 DEEPEST = 64
 MOST_NODES = 50_000
 
+#: What ruamel's scanner lets through on some malformed escapes and directives.
+_ESCAPING = (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
+
 _WORDS: dict[str, bool | None] = dict.fromkeys(("", "~", "null", "Null", "NULL"))
 _WORDS |= dict.fromkeys(("true", "True", "TRUE"), True) | dict.fromkeys(("false", "False", "FALSE"), False)
 _INTEGER = re.compile(r"[-+]?[0-9]{1,400}", re.ASCII)
@@ -99,9 +102,9 @@ def _events(text: str) -> Iterator[Event]:
         hint = "; YAML indents with spaces, not tabs" if "\\t" in said else ""
         raise DocumentError(line, f"not YAML: {said}{hint}") from None
     except YAMLError as error:
+        line = text.count("\n", 0, getattr(error, "position", 0)) + 1  # a character that YAML does not allow
         raise DocumentError(line, f"not YAML: {str(error).splitlines()[0]}") from None
-    except (ValueError, ArithmeticError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
-        # The scanner lets some malformed escapes and directives through to Python's own errors.
+    except _ESCAPING as error:
         raise DocumentError(line, f"not YAML after this line: {error}") from None
 
 

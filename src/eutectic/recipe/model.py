@@ -26,6 +26,7 @@ BASE = "base"
 
 T = TypeVar("T")
 
+
 def _several(raw: object) -> object:
     """One thing stands for a list of one."""
     return (raw,) if isinstance(raw, str | Mapping | Part) else raw
@@ -39,7 +40,7 @@ def _not_empty(read: tuple[T, ...]) -> tuple[T, ...]:
 
 def _two(read: tuple[int, ...]) -> tuple[int, ...]:
     if len(read) != 2:
-        raise ValueError(f"expected the first block and the one behind the last, as in [0, 8]; found {len(read)} numbers")
+        raise ValueError(f"expected two numbers, first block and end, as in [0, 8]; found {len(read)}")
     return read
 
 
@@ -307,7 +308,7 @@ class Recipe(Part):
     def to_yaml(self) -> str:
         """Returns the recipe as YAML."""
         writer = YAML(typ="safe", pure=True)
-        writer.sort_base_mapping_type_on_output = False
+        writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
         writer.default_flow_style = None  # scalars on one line, the rest indented
         writer.width = 120
         text = StringIO()

@@ -79,7 +79,8 @@ def _read_text(text: str, name: str, root: Path | None) -> Recipe:
         line = _at(name, top.keys["merge_method"])
         raise RecipeError(f"{line}: this looks like mergekit's dialect, which is not read yet; write {_MERGEKIT}")
     if not isinstance(top.value, dict):
-        raise RecipeError(f"{_at(name, top.line)}: expected a mapping with models and method, found {show(top.plain())}")
+        found = show(top.plain())
+        raise RecipeError(f"{_at(name, top.line)}: expected a mapping with models and method, found {found}")
     return _read(top.plain(), root, name, top, errors)
 
 
@@ -108,7 +109,7 @@ def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
         for entry in error.errors():
             key = tuple(step for step in entry["loc"] if step != "[key]")
             above = key[:-1] if entry["type"] == "extra_forbidden" else key
-            part = next((_PARTS[step] for step in reversed(above) if step in _PARTS), Recipe)  # type: ignore[index]
+            part = next((_PARTS[step] for step in reversed(above) if step in _PARTS), Recipe)
             found.append(Problem(key, phrase(entry, part)))
         return None, found
 
@@ -143,10 +144,9 @@ def _written(data: Any, key: Key) -> Key:
     """A key of the full form as it stands in the data, where short forms leave steps out; as far as it goes."""
     steps: list[str | int] = []
     for step in key:
-        if isinstance(data, Mapping) and step in data:
-            data = data[step]
-        elif isinstance(data, list | tuple) and isinstance(step, int) and step < len(data):
-            data = data[step]
+        inside = data if isinstance(data, Mapping) else dict(enumerate(data)) if isinstance(data, list | tuple) else {}
+        if step in inside:
+            data = inside[step]
         elif step == "parameters" and isinstance(data, Mapping) and len(data) == 1 and "method" not in data:
             step = next(iter(data))  # {ties: {density: 0.2}}
             data = data[step]

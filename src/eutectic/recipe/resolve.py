@@ -5,11 +5,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from eutectic.errors import RecipeError
 from eutectic.layout.layout import Place
-from eutectic.methods.declare import REQUIRED, Method, Parameter
-from eutectic.recipe.chain import Bound, bind, owners
+from eutectic.methods.declare import Method, Parameter
+from eutectic.recipe.chain import Bound, bind, miscount, owners
 from eutectic.recipe.check import check
 from eutectic.recipe.model import BASE, Recipe, Rule, Slice
 from eutectic.recipe.values import Coefficient, Gradient, Value
@@ -25,7 +26,7 @@ class ResolvedStep:
         coefficients: per-model parameters whose numbers a source gives; these are not in `values`.
     """
 
-    method: Method[...]
+    method: Method[Any]
     values: Mapping[str, object]
     coefficients: Mapping[str, Coefficient]
 
@@ -119,9 +120,9 @@ class Resolver:
         chain = next((own.chain for own in reversed(selectors) if own.chain is not None), self._main)
         inputs = tuple(entry.model for entry in self.inputs_for(place))
         for bound in chain:
-            needed = bound.method.needs.models
-            if len(inputs) < needed.low or (needed.high is not None and len(inputs) > needed.high):
-                raise RecipeError(f"{place.name}: {bound.method.name} takes {needed} models, found {len(inputs)}")
+            text = miscount(bound.method, len(inputs), self.recipe.base is not None and BASE not in inputs)
+            if text:
+                raise RecipeError(f"{place.name}: {text}")
         settings = _Settings(chain, inputs)
         for step, bound in enumerate(chain):
             settings.give_step(step, bound.step.parameters)
@@ -191,8 +192,11 @@ class _Settings:
 
     def __init__(self, chain: Bound, inputs: tuple[str, ...]) -> None:
         self.chain, self.inputs = chain, inputs
-        self.values: list[dict[str, list[Value]]] = [
-            {own.name: [own.default] * (len(inputs) if own.bounds.per_model else 1) for own in bound.method.parameters}
+        self.values: list[dict[str, list[Value | None]]] = [  # None: nobody gave it yet
+            {
+                own.name: [None if own.required else own.default] * (len(inputs) if own.bounds.per_model else 1)
+                for own in bound.method.parameters
+            }
             for bound in chain
         ]
 
@@ -231,9 +235,9 @@ class _Settings:
             steps.append(ResolvedStep(bound.method, values, coefficients))
         return tuple(steps)
 
-    def _concrete(self, method: str, own: Parameter, value: Value, place: Place, number: int) -> object:
+    def _concrete(self, method: str, own: Parameter, value: Value | None, place: Place, number: int) -> object:
         whom = f" of {self.inputs[number]}" if own.bounds.per_model else ""
-        if value is REQUIRED:
+        if value is None:
             raise RecipeError(
                 f"{place.name}: {method} needs a {own.name}{whom}, found none; give it at the model or with the method"
             )
@@ -251,7 +255,7 @@ class _Settings:
 
 
 def at_depth(gradient: Gradient, depth: float) -> float:
-    """Returns the gradient's value at a share `depth` in [0, 1] of the way: its numbers evenly spread, lines between."""
+    """Returns the gradient's value at a share `depth` in [0, 1] of the way: evenly spread numbers, lines between."""
     position = min(max(depth, 0.0), 1.0) * (len(gradient) - 1)
     left = min(int(position), len(gradient) - 2)
     share = position - left

@@ -12,6 +12,7 @@ Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _TEXTS: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
+_CHOICES = ("dtype", "missing", "extra", "buffers", "vocabulary", "non_finite")
 _BLOCKS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
 
 
@@ -32,7 +33,7 @@ def json_schema() -> Schema:
             "method": {"anyOf": [step, _array(step)], "description": "transforms, then one combine"},
             "rules": {"type": "array", "items": {"$ref": "#/$defs/rule"}},
             "slices": {"type": "array", "items": {"$ref": "#/$defs/slice"}},
-            **{key: _choice(Recipe, key) for key in ("dtype", "missing", "extra", "buffers", "vocabulary", "non_finite")},
+            **{key: _choice(Recipe, key) for key in _CHOICES},
             "seed": {"type": "integer", "minimum": 0, "default": 0},
             "pickles": {"type": "boolean", "default": False},
             "output": {"$ref": "#/$defs/output"},
@@ -102,7 +103,7 @@ def _nan() -> Schema:
     }
 
 
-def _steps(methods: Iterable[Method[...]]) -> Schema:
+def _steps(methods: Iterable[Method[Any]]) -> Schema:
     steps: Schema = {}
     for method in methods:
         own = {entry.name: {"$ref": f"#/$defs/{method.name}.{entry.name}"} for entry in method.parameters}
@@ -123,7 +124,7 @@ def _parameter(own: Parameter) -> Schema:
     if own.kind == "bool":
         return about | {"type": "boolean"}
     limits = {"minimum": own.bounds.low, "maximum": own.bounds.high}
-    number = {"type": "integer" if own.kind == "int" else "number"}
+    number: Schema = {"type": "integer" if own.kind == "int" else "number"}
     number |= {key: limit for key, limit in limits.items() if limit is not None}
     if own.kind == "int":
         return about | number
@@ -131,7 +132,7 @@ def _parameter(own: Parameter) -> Schema:
     return about | {"anyOf": forms + ([{"$ref": "#/$defs/nan"}] if own.bounds.per_model else [])}
 
 
-def _named(parameters: Iterable[tuple[Method[...], Parameter]]) -> Schema:
+def _named(parameters: Iterable[tuple[Method[Any], Parameter]]) -> Schema:
     """Parameters by bare name, where any method's may be meant, and by `method.name`."""
     named: Schema = {}
     for method, own in parameters:

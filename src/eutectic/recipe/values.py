@@ -1,4 +1,4 @@
-"""What may stand as the value of a parameter: a number, a gradient over depth, a word, or where its numbers come from."""
+"""What may be the value of a parameter: a number, a gradient over depth, a word, or where its numbers come from."""
 
 import math
 from collections.abc import Mapping

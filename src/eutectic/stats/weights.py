@@ -98,6 +98,32 @@ class Gram(_OfWeights):
         return sum(_grains(part) for part in parts) * (n + 1) ** 2 * 8
 
 
+@dataclass(frozen=True)
+class Energy(_OfWeights):
+    """Sums of squares over a scope, float64: (n,) of the deltas, or of the base (if there is one) and the models."""
+
+    of_: Literal["deltas", "weights"] = "deltas"
+
+    def init(self, parts: list[Part], n: int, double: bool) -> Sums:
+        return {part.name: np.zeros((_grains(part), 0)) for part in parts}
+
+    def update(self, state: Sums, seen: Seen) -> None:
+        if seen.rows is not None:
+            sums = kernels.energy(seen.rows, self.of_ == "weights")
+        else:
+            sums = _per_grain(seen.deltas if self.of_ == "deltas" else seen.tensors, lambda x: x.square().sum(1))
+        _place(state, seen, sums)
+
+    def combine(self, left: Sums, right: Sums) -> Sums:
+        return _join(left, right)
+
+    def finish(self, state: Sums) -> Floats:
+        return _total(state)
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return sum(_grains(part) for part in parts) * (n + 1) * 8
+
+
 def _place(state: Sums, seen: Seen, sums: Floats) -> None:
     """Writes a slice's grains where they belong, making room on the tensor's first slice."""
     if state[seen.name].shape[1:] != sums.shape[1:]:

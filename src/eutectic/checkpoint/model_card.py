@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+_MIXED = "The parents declare different licences, or none: each of those below applies."
+_YAML_WORDS = frozenset(["true", "false", "yes", "no", "on", "off", "null", "y", "n"])
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -33,7 +35,10 @@ class Parent:
 
 
 def read_licence(folder: Path) -> str | None:
-    """Returns the licence that a folder's README.md declares in its front matter, None when it declares none."""
+    """Returns the licence that a folder's README.md declares in its front matter, None when it declares none.
+
+    A licence the hub does not know is `other: its name`.
+    """
     try:
         text = (folder / "README.md").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
@@ -47,7 +52,9 @@ def read_licence(folder: Path) -> str | None:
     )
     listed = re.search(r"^license:[ \t]*\r?\n[ \t]*-[ \t]*[\"']?([^\"'\r\n]+?)[\"']?[ \t]*$", found[1], re.MULTILINE)
     name = keys.get("license") or (listed[1] if listed else "")
-    return (keys.get("license_name") or name) if name == "other" else (name or None)
+    if name == "other" and keys.get("license_name"):
+        return f"other: {keys['license_name']}"
+    return name or None
 
 
 def model_card(
@@ -69,32 +76,28 @@ def model_card(
     if ids:
         front += ["base_model:", *(f"- {_scalar(parent)}" for parent in ids)]
     front += [f"library_name: {library}"] if library else []
-    front += ["tags:", "- merge", "- eutectic", f"license: {_scalar(common or 'other')}"]
-    if not common:
-        front += ["license_name: licences-of-the-parents"]
+    known, _, own = (common or "other: licences-of-the-parents").partition(": ")
+    front += ["tags:", "- merge", "- eutectic", f"license: {_scalar(known)}"]
+    front += [f"license_name: {_scalar(own)}"] if own else []
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", recipe)), default=0))
-    licence = (
-        f"All parents declare the licence {common}."
-        if common
-        else ("The parents declare different licences, or none: each of those below applies.")
-    )
+    licence = f"All parents declare the licence {common}." if common else _MIXED
     rows = [
         f"| {_cell(p.reference)} | {'base' if p.base else 'model'} | {_cell(p.revision)} | {_cell(p.licence)} |"
         for p in parents
     ]
-    body = [
-        f"# {name}", "", f"Merged by {method} with [eutectic](https://pypi.org/project/eutectic/).", "", "## Parents", "",
-        licence, "", "| model | role | revision | licence |", "|---|---|---|---|", *rows, "", "## Recipe", "",
-        f"{fence}yaml", recipe.rstrip("\n"), fence, "",
-    ]  # fmt: skip
+    table = ["| model | role | revision | licence |", "|---|---|---|---|", *rows]
+    made = f"Merged by {method} with [eutectic](https://pypi.org/project/eutectic/)."
+    body = [f"# {name}", "", made, "", "## Parents", "", licence, "", *table, "", "## Recipe", ""]
+    body += [f"{fence}yaml", recipe.rstrip("\n"), fence, ""]
     return "\n".join([*front, "---", "", *body])
 
 
 def _scalar(text: str) -> str:
     """Writes a YAML scalar, quoted unless it is a plain word."""
-    return text if re.fullmatch(r"[A-Za-z][\w./-]*", text) else json.dumps(text, ensure_ascii=False)
+    plain = re.fullmatch(r"[A-Za-z][\w./-]*", text) and text.lower() not in _YAML_WORDS
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def _cell(text: str | None) -> str:
-    """Writes a table cell: no bars, no line breaks."""
-    return re.sub(r"\s+", " ", text).replace("|", "\\|") if text else "not declared" if text is None else ""
+    """Writes a table cell: no bars, no line breaks, a dash for nothing."""
+    return re.sub(r"\s+", " ", text).replace("|", "\\|") if text else "-"

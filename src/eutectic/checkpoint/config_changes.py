@@ -1,6 +1,7 @@
 """What an output's config.json must say differently from its donor's: element type, blocks, number of tokens."""
 
 import copy
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,10 @@ _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 _SIDES = {"encoder": ("encoder_layers", "num_layers"), "decoder": ("decoder_layers", "num_decoder_layers")}
 #: Lists of block numbers, unlike `layer_types`, which has an entry for each block.
 _NUMBERED = ("mlp_only_layers", "cross_attention_layers", "full_attn_idxs", "attn_layer_indices", "moe_layers")
+#: Lists with an entry for something else, which may happen to be as many as the blocks.
+_NOT_BY_BLOCK = re.compile(r"architectures|.*_ids?|.*labels?|.*size|mrope_section|.*tokens?")
+#: Configs nested for a part of the model, by a word in the stack's name.
+_INNER = {"vision": "vision_config", "visual": "vision_config", "audio": "audio_config", "qformer": "qformer_config"}
 _ELEMENT_TYPES = ("dtype", "torch_dtype")
 
 
@@ -67,7 +72,7 @@ def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _set_dtype(config: dict[str, Any], dtype: str) -> None:
-    """Sets the element type under the key the config uses; `torch_dtype`, which every transformers reads, if it has none."""
+    """Sets the element type under the key the config uses; `torch_dtype`, which all versions read, if it has none."""
     for part in _parts(config):
         for key in _ELEMENT_TYPES:
             if key in part:
@@ -79,14 +84,22 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 def _set_blocks(config: dict[str, Any], stack: str, order: Sequence[int], where: str) -> str:
     part, key = _count_key(config, stack, where)
     before = part[key]
-    part[key] = len(order)
-    for name, value in list(part.items()):
+    # Prediction layers (DeepSeek's MTP) stand behind the hidden ones and are counted apart.
+    hidden = [source for source in order if source < before]
+    if list(order[: len(hidden)]) != hidden:
+        raise MismatchError(f"{where}: expected prediction layers behind all others, found {list(order)}")
+    part[key] = len(hidden)
+    if key == "encoder_layers" and part.get("num_hidden_layers") == before:
+        part["num_hidden_layers"] = len(hidden)
+    if isinstance(part.get("num_nextn_predict_layers"), int):
+        part["num_nextn_predict_layers"] = len(order) - len(hidden)
+    for name, value in part.items():
         if name in _NUMBERED and isinstance(value, list):
-            part[name] = [block for block, source in enumerate(order) if source in value]
-        elif isinstance(value, list) and len(value) == before and max(order, default=-1) < before:
-            part[name] = [value[source] for source in order]
-    _set_dense(part, order, where)
-    return f"{key} {len(order)}"
+            part[name] = [block for block, source in enumerate(hidden) if source in value]
+        elif isinstance(value, list) and len(value) == before and not _NOT_BY_BLOCK.fullmatch(name):
+            part[name] = [value[source] for source in hidden]
+    _set_dense(part, hidden, where)
+    return f"{key} {len(hidden)}"
 
 
 def _set_dense(part: dict[str, Any], order: Sequence[int], where: str) -> None:
@@ -105,7 +118,7 @@ def _set_dense(part: dict[str, Any], order: Sequence[int], where: str) -> None:
 def _count_key(config: dict[str, Any], stack: str, where: str) -> tuple[dict[str, Any], str]:
     """Returns the part of the config that describes a stack, and its key for the number of blocks."""
     words = set(stack.replace("_", ".").split("."))
-    inner = "vision_config" if words & {"vision", "visual"} else "text_config"
+    inner = next((config_key for word, config_key in _INNER.items() if word in words), "text_config")
     part = config[inner] if isinstance(config.get(inner), dict) else config
     sides = [key for side, keys in _SIDES.items() if side in words for key in keys]
     # An encoder-decoder has a key for each side; BERT's `encoder` has the plain one.

@@ -1,0 +1,64 @@
+"""The recipes that are measured, ours and mergekit's side by side."""
+
+from pathlib import Path
+from typing import Any
+
+#: By name: the method of the recipe, and how many experts it takes at most (None: all).
+METHODS: dict[str, tuple[Any, int | None]] = {
+    "linear": ("linear", None),
+    "task_arithmetic": ({"task_arithmetic": {"scale": 0.4}}, None),
+    "slerp": ({"slerp": {"t": 0.5}}, 1),
+    "dare": ([{"dare": {"density": 0.5}}, {"task_arithmetic": {"scale": 0.4}}], None),
+    "ties_tensor": ({"ties": {"density": 0.2, "scope": "tensor"}}, None),
+    "ties_model": ({"ties": {"density": 0.2, "scope": "model"}}, None),
+    "model_stock": ("model_stock", None),
+}
+
+#: What mergekit's `ties` and `dare_ties` compute, in our steps.
+_VOTE = {"density": 1.0, "average": "weight", "tie": "plus"}
+AS_MERGEKIT: dict[str, tuple[Any, dict[str, Any], int | None]] = {
+    "ties": (
+        [{"trim": {"density": 0.2, "scope": "tensor", "count": "exact"}}, {"ties": _VOTE}],
+        {"each": {"weight": 1.0, "density": 0.2}},
+        None,
+    ),
+    "dare_ties": (
+        [{"dare": {"density": 0.5, "rescale": "l1"}}, {"ties": {**_VOTE, "average": "sum"}}],
+        {"each": {"weight": 1.0, "density": 0.5}},
+        None,
+    ),
+    "slerp": ({"slerp": {"t": 0.5}}, {"shared": {"t": 0.5}}, 1),
+    "linear": ("linear", {"each": {"weight": 1.0}}, None),
+}
+
+
+def inputs_of(name: str, base: Path, experts: list[Path]) -> list[Path]:
+    """Returns the folders a method reads; the base first where it has one."""
+    most = METHODS[name][1]
+    chosen = experts if most is None else experts[:most]
+    return [base, *chosen] if name != "linear" else [base, *experts]
+
+
+def recipe(name: str, base: Path, experts: list[Path]) -> dict[str, Any]:
+    """Returns the recipe of a method; linear averages the base with the experts, so that all read alike."""
+    method, _ = METHODS[name]
+    inputs = inputs_of(name, base, experts)
+    if name == "linear":
+        return {"models": [str(path) for path in inputs], "method": method}
+    return {"base": str(base), "models": [str(path) for path in inputs[1:]], "method": method}
+
+
+def pair(name: str, base: Path, experts: list[Path]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Returns one merge as our recipe and as mergekit's."""
+    method, settings, most = AS_MERGEKIT[name]
+    chosen = experts if most is None else experts[:most]
+    ours: dict[str, Any] = {"models": [str(path) for path in chosen], "method": method}
+    theirs: dict[str, Any] = {"merge_method": name, "dtype": "bfloat16"}
+    theirs["models"] = [{"model": str(path), "parameters": settings.get("each", {})} for path in chosen]
+    if name == "slerp":
+        theirs["models"].insert(0, {"model": str(base)})
+    if name != "linear":
+        ours["base"] = theirs["base_model"] = str(base)
+    if "shared" in settings:
+        theirs["parameters"] = settings["shared"]
+    return ours, theirs

@@ -1,0 +1,210 @@
+"""One site's chain of methods on slices: which statistics it still lacks, what they see, and the merged slice.
+
+The same declarations run two ways: through the fused kernels (CPU, element-wise chains), or through the methods' own
+torch functions. A plan takes one way for a site and keeps it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from eutectic.checkpoint.source import Buffer
+from eutectic.errors import UndeclaredNeed
+from eutectic.methods.site import Site
+from eutectic.numerics import kernels
+from eutectic.numerics.draw import Key
+from eutectic.numerics.kernels import Rows
+from eutectic.numerics.precision import round_to, widen
+from eutectic.numerics.stages import Combination, Stage
+from eutectic.plan.steps import Merged
+from eutectic.stats.fold import Part, Scope, Seen, Statistic
+
+
+@dataclass(frozen=True)
+class Request:
+    """A statistic that a site needs at a chain position: 0 sees the models as they are, k what k transforms made."""
+
+    position: int
+    statistic: Statistic
+
+
+class Chain:
+    """The methods of one site with their numbers.
+
+    Args:
+        site: what the plan says of the site.
+        seed: the recipe's seed.
+        double: compute in float64.
+        device: where torch computes; the fused kernels serve `cpu` only.
+    """
+
+    def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu") -> None:
+        self.site = site
+        self.part = Part(site.spec.name, site.spec.numel)
+        self.key = Key(seed, site.spec.name)
+        self.double = double
+        self.device = device
+        self.fused = site.fused and device == "cpu"
+        self.results: dict[Request, Any] = {}
+        self._values: list[dict[str, Any]] = [dict(step.values) for step in site.steps]
+        self._stages: tuple[Stage, ...] | None = None
+        self._combination: Combination | None = None
+
+    # ---- statistics -------------------------------------------------------------------------------------------------
+
+    def requests(self) -> tuple[Request, ...]:
+        """Returns the statistics to compute next, all of one scope; none when the site is ready to be mapped."""
+        unmet = self._unmet_coefficients() or self._unmet_folds()
+        whole = tuple(request for request in unmet if request.statistic.scope is Scope.MODEL)
+        return whole or tuple(unmet)
+
+    def accept(self, request: Request, result: Any) -> None:
+        """Takes the result of a statistic."""
+        self.results[request] = result
+
+    def _unmet_coefficients(self) -> list[Request]:
+        unmet = []
+        n = len(self.site.models)
+        for step, values in zip(self.site.steps, self._values, strict=True):
+            for name, coefficient in step.coefficients.items():
+                source = coefficient.source()
+                request = Request(0, source.statistic)
+                if request not in self.results:
+                    unmet.append(request)
+                elif name not in values:
+                    values[name] = source.solve(self.results[request], n)
+        return list(dict.fromkeys(unmet))
+
+    def _unmet_folds(self) -> list[Request]:
+        for position in range(len(self.site.steps)):
+            wanted = list(self.folds(position).values())
+            for statistic in wanted:  # what a statistic comes after is wanted too
+                wanted.extend(each for each in statistic.after if each not in wanted)
+            unmet = [Request(position, each) for each in wanted if Request(position, each) not in self.results]
+            ready = [r for r in unmet if all(Request(position, a) in self.results for a in r.statistic.after)]
+            if ready:
+                return ready
+        return []
+
+    def folds(self, position: int) -> Mapping[str, Statistic]:
+        return self.site.steps[position].method.folds(**self._values[position])
+
+    def spans_model(self) -> bool:
+        """Whether a statistic over the whole model is still to come, now or after others."""
+        for position, step in enumerate(self.site.steps):
+            ones = {name: (1.0,) * len(self.site.models) for name in step.coefficients}  # scope does not hang on them
+            folds = step.method.folds(**(ones | self._values[position]))
+            for fold in folds.values():
+                if fold.scope is Scope.MODEL and Request(position, fold) not in self.results:
+                    return True
+        return any(request.statistic.scope is Scope.MODEL for request in self._unmet_coefficients())
+
+    def seen(self, request: Request, rows: Rows) -> Seen:
+        """Returns one slice as a statistic of `request` sees it."""
+        results = {
+            r.statistic: result for r, result in self.results.items() if r.position == request.position
+        }
+        key = Key(self.key.seed, self.key.name, request.position, rows.start)
+        if self.fused:
+            shown = rows.then(*self._stages_before(request.position))
+            return Seen(self.part, rows.start, key, shown, _no_tensors, _no_tensors, results)
+        flat = (rows.count,)
+
+        def tensors() -> Tensor:
+            site = self._site(rows, flat)
+            return site.tensors if site.anchor is None else torch.cat([site.base[None], site.tensors])
+
+        return Seen(
+            self.part, rows.start, key, None, tensors, lambda: self._after(rows, flat, request.position).deltas, results
+        )
+
+    # ---- the map ----------------------------------------------------------------------------------------------------
+
+    def combine(self, rows: Rows, out: Buffer, dtype: str) -> int:
+        """Writes the merged slice to `out` in output type `dtype`, rounded once.
+
+        Returns:
+            How many of its elements are NaN or infinite.
+        """
+        if self.fused:
+            if self._combination is None:
+                last = len(self.site.steps) - 1
+                self._stages = self._stages_before(last)
+                self._combination = cast(Combination, self._describe(last))
+            return kernels.combine(rows.then(*self._stages or ()), self._combination, out, kernels.CODES[dtype])
+        shape = self._shape(rows)
+        last = len(self.site.steps) - 1
+        site = self._after(rows, shape, last)
+        merged = self.site.steps[last].method(site, **self._tensors(last, site))
+        if merged.shape != shape:
+            raise UndeclaredNeed(
+                f"{self.site.spec.name}: {self.site.steps[last].method.name} returned {tuple(merged.shape)} for {shape}"
+            )
+        return round_to(merged, dtype, out)
+
+    def _shape(self, rows: Rows) -> tuple[int, ...]:
+        """The shape of a slice: the tensor's own when whole, rows of it, or flat."""
+        shape = self.site.spec.shape
+        if rows.count == self.part.numel:
+            return shape
+        width = shape[-1] if len(shape) > 1 else rows.count
+        aligned = len(shape) > 1 and rows.start % width == 0 and rows.count % width == 0
+        return (rows.count // width, width) if aligned else (rows.count,)
+
+    def _describe(self, position: int) -> tuple[Stage, ...] | Combination:
+        method = self.site.steps[position].method
+        assert method.fused is not None  # the plan chose this way
+        return method.fused(self._view(position), **self._values[position])
+
+    def _stages_before(self, position: int) -> tuple[Stage, ...]:
+        stages: tuple[Stage, ...] = ()
+        for step in range(position):
+            stages += cast(tuple[Stage, ...], self._describe(step))
+        return stages
+
+    def _view(self, position: int) -> Site:
+        """The site of one chain position without its values."""
+        folds = self.folds(position)
+        results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
+        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results)
+
+    def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
+        """The site before any transform, with its values on the device."""
+        read = widen(rows, self.device)
+        anchor = read[0].reshape(shape) if rows.has_base else None
+        models = torch.stack(read[1 if rows.has_base else 0 :]).reshape(-1, *shape)
+        are_deltas = bool(rows.is_delta.any())
+        if are_deltas:
+            assert anchor is not None  # the plan feeds a base wherever a delta is
+            full = torch.from_numpy(~rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
+            models = models - anchor * full
+        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas)
+
+    def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
+        """The site as the method at `position` sees it, its transforms applied."""
+        site = self._site(rows, shape)
+        for step in range(position + 1):
+            view = self._view(step) if step < position or self._ready(position) else None
+            key = Key(self.key.seed, self.key.name, step, rows.start)
+            results = {} if view is None else view.results
+            site = Site(site.name, site.n, key, results, site.values, site.anchor, site.are_deltas)
+            if step < position:
+                site = site.with_deltas(self.site.steps[step].method(site, **self._tensors(step, site)))
+        return site
+
+    def _ready(self, position: int) -> bool:
+        return all(Request(position, fold) in self.results for fold in self.folds(position).values())
+
+    def _tensors(self, position: int, site: Site) -> dict[str, Any]:
+        """The hyperparameters of one step as its function takes them: per-model ones as (n, 1, ..., 1)."""
+        method = self.site.steps[position].method
+        per_model = {p.name for p in method.parameters if p.bounds.per_model}
+        return {k: site.column(v) if k in per_model else v for k, v in self._values[position].items()}
+
+
+def _no_tensors() -> Tensor:
+    raise UndeclaredNeed("a statistic on the fused path reads rows, not tensors")
+

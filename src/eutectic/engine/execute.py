@@ -1,0 +1,287 @@
+"""The schedule a plan derived, carried out: sweeps for statistics that span the model, then every site's visit.
+
+A site is visited in one of three ways, all with the same result to the last bit:
+sliced (no statistics left to compute: slices of it are tasks of their own), resident (its rows are read once and held
+while its statistics and then its merge go over them), or swept (too large to hold: all threads go over its slices once
+per statistic, then once more to merge).
+"""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eutectic.checkpoint.source import Buffer, Checkpoint
+from eutectic.engine.chain import Chain, Request
+from eutectic.engine.reader import Worker, arena_bytes
+from eutectic.engine.sweep import share
+from eutectic.methods.declare import Locality
+from eutectic.numerics.kernels import GRAIN, Rows
+from eutectic.plan.steps import Merged, Schedule
+from eutectic.stats.fold import Again, Scope, Statistic
+
+#: A sample is taken in stretches of this many elements: long enough for a disk, short enough to be many.
+STRETCH = 16384
+
+
+class Sink(Protocol):
+    """Where merged bytes go, and what is known to be done."""
+
+    def missing(self, name: str, numel: int) -> Iterator[tuple[int, int]]:
+        """Yields the element ranges still to be written."""
+        ...
+
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
+        """Takes the bytes of elements start..stop, of which `bad` are not finite."""
+        ...
+
+    def result(self, key: str) -> Any:
+        """Returns a stored result of a statistic, or None."""
+        ...
+
+    def found(self, key: str, value: Any) -> None:
+        """Stores the result of a statistic."""
+        ...
+
+    def progress(self, nbytes: int, doing: str) -> None:
+        """Hears that bytes were read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Span:
+    """Elements start..stop of one site."""
+
+    chain: Chain
+    start: int
+    stop: int
+
+
+class Executor:
+    """Carries out sites on workers.
+
+    Args:
+        inputs: the open checkpoints the sites' feeds speak of.
+        schedule: threads, slice size and what may be held.
+        sink: where results go.
+    """
+
+    def __init__(self, inputs: Sequence[Checkpoint], schedule: Schedule, sink: Sink) -> None:
+        self._schedule, self._sink = schedule, sink
+        self._workers = [Worker(inputs) for _ in range(schedule.threads)]
+
+    def run(self, chains: Sequence[Chain]) -> None:
+        """Merges every site into the sink."""
+        self.settle(chains)
+        sliced: list[Span] = []
+        visits: list[Chain] = []
+        swept: list[Chain] = []
+        for chain in chains:
+            ranges = list(self._sink.missing(chain.part.name, chain.part.numel))
+            if not ranges:
+                continue
+            if chain.site.locality is Locality.TENSOR or (chain.requests() and self._fits(chain)):
+                visits.append(chain)
+            elif chain.requests():
+                swept.append(chain)
+            else:
+                sliced += [span for start, stop in ranges for span in self._cut(chain, start, stop)]
+        self._share(sliced, self._map_slice, "merging")
+        crew = self._workers[: self._schedule.whole_threads]
+        whole = [Span(chain, 0, chain.part.numel) for chain in visits]
+        share(self._announced(whole), crew, lambda worker, span: self._visit(worker, span.chain))
+        for chain in swept:
+            self._settle_own(chain)
+            ranges = list(self._sink.missing(chain.part.name, chain.part.numel))
+            spans = [span for start, stop in ranges for span in self._cut(chain, start, stop)]
+            self._share(spans, self._map_slice, "merging")
+
+    def settle(self, chains: Sequence[Chain]) -> None:
+        """Computes the statistics that span the model, and whatever they come after."""
+        while True:
+            groups: dict[Request, list[Chain]] = defaultdict(list)
+            first: list[Chain] = []
+            for chain in chains:
+                requests = chain.requests()
+                if requests and requests[0].statistic.scope is Scope.MODEL:
+                    for request in requests:
+                        groups[request].append(chain)
+                elif requests and chain.spans_model():
+                    first.append(chain)
+            # Statistics of single tensors that a model-wide one builds on are settled first.
+            for chain in first:
+                self._settle_level(chain)
+            if first:
+                continue
+            if not groups:
+                return
+            self._sweep(groups)
+
+    # ---- statistics -------------------------------------------------------------------------------------------------
+
+    def _sweep(self, groups: dict[Request, list[Chain]]) -> None:
+        """Computes statistics over several sites at once."""
+        stored = {request: self._sink.result(_key(request, chains)) for request, chains in groups.items()}
+        for request, chains in groups.items():
+            result = stored[request]
+            if result is None:
+                result = self._fold(request, chains)
+                self._sink.found(_key(request, chains), result)
+            for chain in chains:
+                chain.accept(request, result)
+
+    def _fold(self, request: Request, chains: Sequence[Chain]) -> Any:
+        """Shows every slice of some sites to a statistic until it is finished."""
+        statistic = request.statistic
+        first = chains[0]
+        state = statistic.init([chain.part for chain in chains], len(first.site.models), first.double)
+        every = statistic.sample
+        while True:
+            sampled = every > 1 and getattr(state, "sampling", False)
+            spans = [
+                span
+                for chain in chains
+                for span in (self._stretches(chain, every) if sampled else self._cut(chain, 0, chain.part.numel))
+            ]
+            states = [state, *(copy.deepcopy(state) for _ in self._workers[1:])]
+            mine = dict(zip(map(id, self._workers), states, strict=True))
+
+            def show(worker: Worker, span: Span, mine: dict[int, Any] = mine) -> None:
+                rows = worker.load(span.chain, span.start, span.stop)
+                statistic.update(mine[id(worker)], span.chain.seen(request, rows))
+
+            self._share(spans, show, "measuring")
+            joined = states[0]
+            for other in states[1:]:
+                joined = statistic.combine(joined, other)
+            result = statistic.finish(joined)
+            if not isinstance(result, Again):
+                return result
+            state = result.state
+
+    def _settle_own(self, chain: Chain) -> None:
+        """Computes all statistics of one large site with all threads."""
+        while chain.requests():
+            self._settle_level(chain)
+
+    def _settle_level(self, chain: Chain) -> None:
+        for request in chain.requests():
+            key = _key(request, [chain])
+            result = self._sink.result(key)
+            if result is None:
+                result = self._fold(request, [chain])
+                self._sink.found(key, result)
+            chain.accept(request, result)
+
+    def _fold_held(self, request: Request, chain: Chain, rows: Rows) -> Any:
+        """Computes a statistic of one site from rows that are all in memory."""
+        statistic: Statistic = request.statistic
+        state = statistic.init([chain.part], len(chain.site.models), chain.double)
+        while True:
+            if statistic.sample > 1 and getattr(state, "sampling", False):
+                for start, stop in _stretches(rows.count, statistic.sample):
+                    statistic.update(state, chain.seen(request, rows.part(start, stop)))
+            else:
+                for start, stop in _pieces(rows.count, self._schedule.slice_elements):
+                    statistic.update(state, chain.seen(request, rows.part(start, stop)))
+            result = statistic.finish(state)
+            if not isinstance(result, Again):
+                return result
+            state = result.state
+
+    # ---- the map ----------------------------------------------------------------------------------------------------
+
+    def _map_slice(self, worker: Worker, span: Span) -> None:
+        rows = worker.load(span.chain, span.start, span.stop)
+        self._write(worker, span.chain, rows)
+
+    def _visit(self, worker: Worker, chain: Chain) -> None:
+        """Reads a whole site once, computes what it still lacks, and merges it."""
+        rows = worker.load(chain, 0, chain.part.numel)
+        self._sink.progress(arena_bytes(chain.site, rows.count), "merging")
+        while requests := chain.requests():
+            for request in requests:
+                chain.accept(request, self._fold_held(request, chain, rows))
+        if chain.site.locality is Locality.TENSOR:
+            self._write(worker, chain, rows)
+            return
+        for start, stop in _pieces(rows.count, self._grid(chain)):
+            self._write(worker, chain, rows.part(start, stop))
+
+    def _write(self, worker: Worker, chain: Chain, rows: Rows) -> None:
+        spec = chain.site.spec
+        out = worker.out(rows.count * spec.dtype.bits // 8)
+        bad = chain.combine(rows, out, spec.dtype.name)
+        self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad)
+
+    # ---- slices -----------------------------------------------------------------------------------------------------
+
+    def _fits(self, chain: Chain) -> bool:
+        return arena_bytes(chain.site, chain.part.numel) <= self._schedule.resident_bytes
+
+    def _grid(self, chain: Chain) -> int:
+        """Elements of one slice of a site: a multiple of the grain, or of its rows where it must see whole rows."""
+        size = self._schedule.slice_elements
+        shape = chain.site.spec.shape
+        if chain.site.locality is Locality.ROW:
+            return max(1, size // shape[-1]) * shape[-1] if len(shape) > 1 else max(1, chain.part.numel)
+        return size
+
+    def _cut(self, chain: Chain, start: int, stop: int) -> Iterator[Span]:
+        grid = self._grid(chain)
+        for first, last in _pieces(stop, grid, start):
+            yield Span(chain, first, last)
+
+    def _stretches(self, chain: Chain, every: int) -> Iterator[Span]:
+        for start, stop in _stretches(chain.part.numel, every):
+            yield Span(chain, start, stop)
+
+    def _share(self, spans: list[Span], do: Callable[[Worker, Span], None], doing: str) -> None:
+        def noted(worker: Worker, span: Span) -> None:
+            do(worker, span)
+            self._sink.progress(arena_bytes(span.chain.site, span.stop - span.start), doing)
+
+        share(self._announced(spans), self._workers, noted)
+
+    def _announced(self, spans: list[Span]) -> Iterator[Span]:
+        """Yields the spans in order, telling the system some of them ahead, bounded in bytes."""
+        ahead, window = 0, 0
+        sizes = [arena_bytes(span.chain.site, span.stop - span.start) for span in spans]
+        for at, span in enumerate(spans):
+            while ahead < len(spans) and (window < READ_AHEAD or ahead <= at):
+                if ahead > at:
+                    self._workers[0].will_need(spans[ahead].chain.site, spans[ahead].start, spans[ahead].stop)
+                window += sizes[ahead]
+                ahead += 1
+            window -= sizes[at]
+            yield span
+
+
+#: Bytes the system is told of before they are read. They are its page cache's, not this process's memory.
+READ_AHEAD = 64 << 20
+
+
+def _pieces(stop: int, grid: int, start: int = 0) -> Iterator[tuple[int, int]]:
+    """Cuts start..stop at multiples of `grid`; an empty tensor is one empty piece."""
+    if start == stop:
+        yield start, stop
+    while start < stop:
+        last = min(stop, (start // grid + 1) * grid)
+        yield start, last
+        start = last
+
+
+def _stretches(numel: int, every: int) -> Iterator[tuple[int, int]]:
+    """Yields one stretch in `every`; small tensors are shown whole."""
+    for start in range(0, max(numel, 1), STRETCH * every):
+        yield start, min(numel, start + STRETCH)
+
+
+def _key(request: Request, chains: Sequence[Chain]) -> str:
+    """Names a statistic's result in the journal."""
+    sites = chains[0].part.name if len(chains) == 1 else f"{len(chains)} tensors from {chains[0].part.name}"
+    return f"{request.position}:{request.statistic!r}:{sites}"
+
+
+assert STRETCH % 2048 == 0 and GRAIN % STRETCH == 0

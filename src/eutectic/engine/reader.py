@@ -1,0 +1,78 @@
+"""One worker's memory: an arena for the rows of a slice, and buffers that are reused from slice to slice."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from eutectic.checkpoint.source import Buffer, Checkpoint
+from eutectic.engine.chain import Chain
+from eutectic.numerics.kernels import CODES, ITEMSIZE, Rows
+from eutectic.plan.steps import Feed, Merged
+
+_ALIGN = 64
+
+
+def arena_bytes(site: Merged, elements: int) -> int:
+    """Bytes of the rows of one slice."""
+    return sum(-(-elements * feed.dtype.bits // 8 // _ALIGN) * _ALIGN for feed in site.feeds)
+
+
+class Worker:
+    """Buffers of one thread. Fresh memory for each slice would cost more than the arithmetic."""
+
+    def __init__(self, inputs: Sequence[Checkpoint]) -> None:
+        self._inputs = inputs
+        self._arena = np.empty(0, np.uint8)
+        self._out = np.empty(0, np.uint8)
+
+    def out(self, nbytes: int) -> Buffer:
+        """Returns a buffer of that size; the last one is lost."""
+        if len(self._out) < nbytes:
+            self._out = np.empty(nbytes, np.uint8)
+        return self._out[:nbytes]
+
+    def load(self, chain: Chain, start: int, stop: int) -> Rows:
+        """Reads elements start..stop of every row of a site; the last slice read is lost."""
+        site, count = chain.site, stop - start
+        needed = arena_bytes(site, count)
+        if len(self._arena) < needed:
+            self._arena = np.empty(0, np.uint8)  # freed before the larger one is taken
+            self._arena = np.empty(needed, np.uint8)
+        offsets, codes, at = [], [], 0
+        for feed in site.feeds:
+            code = CODES[feed.dtype.name]
+            size = count * ITEMSIZE[code]
+            self._read(site, feed, start, self._arena[at : at + size])
+            offsets.append(at)
+            codes.append(code)
+            at += -(-size // _ALIGN) * _ALIGN
+        deltas = np.array([feed.delta for feed in site.models], np.bool_)
+        return Rows(
+            self._arena,
+            np.array(offsets, np.int64),
+            np.array(codes, np.int64),
+            deltas,
+            site.base is not None,
+            start,
+            count,
+            chain.key,
+            chain.double,
+        )
+
+    def _read(self, site: Merged, feed: Feed, start: int, out: Buffer) -> None:
+        """Fills one row; elements the model does not have come from the base, or are a delta of zero."""
+        itemsize = feed.dtype.bits // 8
+        own = 0 if feed.zero else max(0, min(len(out) // itemsize, feed.numel - start)) * itemsize
+        if own:
+            self._inputs[feed.source].source.read_into(feed.name, start, out[:own])
+        if own < len(out):
+            if feed.delta or site.base is None:
+                out[own:] = 0
+            else:
+                self._inputs[site.base.source].source.read_into(site.base.name, start + own // itemsize, out[own:])
+
+    def will_need(self, site: Merged, start: int, stop: int) -> None:
+        """Tells the system which bytes are read soon, so that the disk works while this thread computes."""
+        for feed in site.feeds:
+            if not feed.zero and start < feed.numel:
+                self._inputs[feed.source].source.will_need(feed.name, start, min(stop, feed.numel))

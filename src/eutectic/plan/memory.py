@@ -1,0 +1,143 @@
+"""How much memory a run holds, and the schedule that keeps it within a budget.
+
+What counts is what grows with the work: row arenas, output buffers, statistics' states, torch's temporaries. Nothing
+here grows with the size of the model but the partial sums of statistics (8 bytes per 65,536 elements and number).
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from eutectic.errors import OverBudget
+from eutectic.methods.declare import Locality
+from eutectic.numerics.kernels import GRAIN
+from eutectic.plan.steps import Memory, Merged, Schedule
+from eutectic.quantities import format_bytes
+from eutectic.stats.fold import Part, Scope, Statistic
+
+#: Elements of a slice when memory is no matter: large enough that calls cost nothing, small enough to stay in cache.
+SLICE = 8 * GRAIN
+#: What threads, file tables and the journal take beside the buffers.
+SLACK = 24 << 20
+
+
+def site_folds(site: Merged) -> list[Statistic]:
+    """Returns every statistic a site's chain declares, the ones they come after included."""
+    found: list[Statistic] = []
+    for step in site.steps:
+        ones = {name: (1.0,) * len(site.models) for name in step.coefficients}
+        found += [coefficient.source().statistic for coefficient in step.coefficients.values()]
+        found += step.method.folds(**(ones | dict(step.values))).values()
+    for statistic in found:
+        found.extend(each for each in statistic.after if each not in found)
+    return found
+
+
+def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool) -> int:
+    """Bytes of one slice in flight: its rows, its output, and what computing it takes."""
+    rows = sum(elements * feed.dtype.bits // 8 + 64 for feed in site.feeds)
+    out = elements * site.spec.dtype.bits // 8
+    if fused:
+        return rows + out
+    work = 8 if double else 4
+    scratch = max(step.method.needs_for(dict(step.values)).scratch for step in site.steps)
+    return rows + out + int(elements * work * (len(site.feeds) + 1 + (len(site.models) + 1) * (1 + scratch)))
+
+
+class _Costs:
+    """What each way to run a site costs."""
+
+    def __init__(self, merged: Sequence[Merged], doubles: Sequence[bool], device: str) -> None:
+        self.merged = merged
+        self.double = {id(site): double for site, double in zip(merged, doubles, strict=True)}
+        self.fused = {id(site): site.fused and device == "cpu" for site in merged}
+        self.folds = {id(site): site_folds(site) for site in merged}
+        self.whole = [site for site in merged if site.locality is Locality.TENSOR]
+        self.own = [site for site in merged if any(f.scope is Scope.TENSOR for f in self.folds[id(site)])]
+
+    def of(self, site: Merged, elements: int) -> int:
+        return _slice_bytes(site, elements, self.double[id(site)], self.fused[id(site)])
+
+    def sliced(self, elements: int) -> int:
+        """The dearest slice of that many elements."""
+        sites = [site for site in self.merged if site.locality is not Locality.TENSOR]
+        return max((self.of(site, self._grid(site, elements)) for site in sites), default=0)
+
+    def _grid(self, site: Merged, elements: int) -> int:
+        if site.locality is Locality.ROW:
+            width = site.spec.shape[-1] if len(site.spec.shape) > 1 else site.spec.numel
+            return min(site.spec.numel, max(elements, width))
+        return min(site.spec.numel, elements)
+
+    def states(self) -> int:
+        """The states of the dearest statistic over its scope; one worker's."""
+        most = 0
+        scopes: dict[Statistic, list[Merged]] = defaultdict(list)
+        for site in self.merged:
+            for statistic in self.folds[id(site)]:
+                if statistic.scope is Scope.MODEL:
+                    scopes[statistic].append(site)
+                else:
+                    parts = [Part(site.spec.name, site.spec.numel)]
+                    most = max(most, statistic.nbytes(parts, len(site.models)))
+        for statistic, sites in scopes.items():
+            parts = [Part(site.spec.name, site.spec.numel) for site in sites]
+            most = max(most, statistic.nbytes(parts, len(sites[0].models)))
+        return most * 2  # a state and the narrower one that follows it
+
+
+def schedule(
+    merged: Sequence[Merged], doubles: Sequence[bool], *, budget: int, threads: int, device: str
+) -> tuple[Schedule, Memory]:
+    """Fits a run into a budget: fewer and smaller slices before fewer threads.
+
+    Raises:
+        OverBudget: when nothing fits; names the dearest site and the least budget that works.
+    """
+    costs = _Costs(merged, doubles, device)
+    states = costs.states()
+    for workers in range(max(1, threads), 0, -1):
+        room = (budget - SLACK) // workers - states
+        size = SLICE
+        while size > GRAIN and costs.sliced(size) > room:
+            size //= 2
+        whole = max((costs.of(site, site.spec.numel) for site in costs.whole), default=0)
+        if costs.sliced(size) <= room and (not whole or whole <= budget - SLACK - workers * states):
+            return _settle(costs, states, budget, workers, size, whole)
+    raise _over(costs, states, budget)
+
+
+def _settle(costs: _Costs, states: int, budget: int, workers: int, size: int, whole: int) -> tuple[Schedule, Memory]:
+    room = (budget - SLACK) // workers - states
+    slices = costs.sliced(size)
+    # A held site is read once; its outputs and temporaries are those of its slices.
+    held = [sum(site.spec.numel * f.dtype.bits // 8 + 64 for f in site.feeds) for site in costs.own]
+    limit = room - slices
+    resident = max((each for each in held if each <= limit), default=0)
+    crew = min(workers, (budget - SLACK - workers * states) // whole) if whole else workers
+    buffers = max(workers * (slices + resident), crew * whole)
+    models = sum(1 for folds in costs.folds.values() if any(f.scope is Scope.MODEL for f in folds))
+    levels = max((_levels(folds) for folds in costs.folds.values()), default=0.0) if models else 0.0
+    return Schedule(workers, size, resident, crew, levels), Memory(buffers, workers * states, SLACK)
+
+
+def _levels(folds: Sequence[Statistic]) -> float:
+    """Readings of the inputs that model-wide statistics of one site take: a sampled one costs its sample and a sweep."""
+    depth: dict[Statistic, int] = {}
+    for statistic in sorted(folds, key=lambda each: len(each.after)):
+        if statistic.scope is Scope.MODEL:
+            depth[statistic] = 1 + max((depth.get(each, 0) for each in statistic.after), default=0)
+    samples = max((1 / statistic.sample for statistic in depth if statistic.sample > 1), default=0.0)
+    return max(depth.values(), default=0) + samples
+
+
+def _over(costs: _Costs, states: int, budget: int) -> OverBudget:
+    slices = max(costs.merged, key=lambda site: costs.of(site, min(site.spec.numel, GRAIN)))
+    whole = max(costs.whole, key=lambda site: costs.of(site, site.spec.numel), default=slices)
+    size = costs.of(whole, whole.spec.numel) if costs.whole else costs.sliced(GRAIN)
+    needed = SLACK + states + max(size, costs.sliced(GRAIN))
+    how = "whole" if costs.whole else f"in slices of {GRAIN} elements"
+    return OverBudget(
+        f"{whole.spec.name}: merging it {how} on one thread takes {format_bytes(needed)}, and the budget is "
+        f"{format_bytes(budget)}; give at least --memory {-(-needed // 2**20)}MiB",
+        needed,
+    )

@@ -1,0 +1,162 @@
+"""A plan: every output tensor with its fate, where its bytes come from, and what running it will cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from eutectic.checkpoint.sidecars import Sidecar
+from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.spec import DType, TensorSpec
+from eutectic.checkpoint.writer import ShardLayout
+from eutectic.methods.declare import Locality
+from eutectic.recipe.model import Recipe
+from eutectic.recipe.resolve import ResolvedStep
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Where one row of a site comes from.
+
+    Attributes:
+        source: position in `Plan.inputs`.
+        name: the tensor's name there.
+        dtype: its stored type.
+        numel: elements it has there; a site with more takes the rest from the base (more vocabulary rows).
+        delta: it already is a difference from the base.
+        zero: it is not read: the model does not change this tensor.
+    """
+
+    source: int
+    name: str
+    dtype: DType
+    numel: int
+    delta: bool = False
+    zero: bool = False
+
+
+@dataclass(frozen=True)
+class Merged:
+    """A site: one output tensor made by a chain of methods.
+
+    Attributes:
+        spec: the output.
+        steps: transforms, then one combine, with concrete values.
+        base: the base's row, when the chain or a delta needs it.
+        models: one row per model.
+        why: what is special about it, for the plan's listing.
+    """
+
+    spec: TensorSpec
+    steps: tuple[ResolvedStep, ...]
+    base: Feed | None
+    models: tuple[Feed, ...]
+    why: str = ""
+
+    @property
+    def feeds(self) -> tuple[Feed, ...]:
+        """Every row, base first."""
+        return (*([self.base] if self.base else []), *self.models)
+
+    @property
+    def locality(self) -> Locality:
+        """The least its chain must see at once."""
+        return max(step.method.needs_for(dict(step.values)).locality for step in self.steps)
+
+    @property
+    def double(self) -> bool:
+        """Whether a method of the chain asks for float64."""
+        return any(step.method.needs_for(dict(step.values)).float64 for step in self.steps)
+
+    @property
+    def fused(self) -> bool:
+        """Whether the CPU kernels can express the whole chain."""
+        return self.locality is Locality.ELEMENT and all(step.method.fused is not None for step in self.steps)
+
+
+@dataclass(frozen=True)
+class Copied:
+    """An output tensor taken from one input as it is; `equal` lists rows that must hold the same bytes."""
+
+    spec: TensorSpec
+    feed: Feed
+    why: str
+    equal: tuple[Feed, ...] = ()
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """An input tensor that is not written, and why."""
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run holds at most, in bytes, the interpreter and libraries not counted."""
+
+    buffers: int
+    folds: int
+    slack: int
+
+    @property
+    def peak(self) -> int:
+        """All of it."""
+        return self.buffers + self.folds + self.slack
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a plan runs within its budget.
+
+    Attributes:
+        threads: workers that read, compute and write slices.
+        slice_elements: most elements of a slice; a multiple of the grain.
+        resident_bytes: a site with statistics of its own whose rows take at most this is read once, and held.
+        whole_threads: workers at once on sites that must be whole in memory.
+        sweeps: times the inputs are read before the map, for statistics that span the model.
+    """
+
+    threads: int
+    slice_elements: int
+    resident_bytes: int
+    whole_threads: int
+    sweeps: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All a run needs to know. Nothing but headers was read to make it."""
+
+    recipe: Recipe
+    inputs: tuple[Checkpoint, ...]
+    has_base: bool
+    merged: tuple[Merged, ...]
+    copied: tuple[Copied, ...]
+    dropped: tuple[Dropped, ...]
+    layout: ShardLayout
+    sidecars: tuple[Sidecar, ...]
+    left_out: tuple[Dropped, ...]
+    schedule: Schedule
+    memory: Memory
+    budget: int
+    device: str
+    reads: int
+    notes: tuple[str, ...]
+    job: str
+    fingerprints: Mapping[str, str]
+
+    @property
+    def peak(self) -> int:
+        """Bytes the run holds at most, the interpreter and libraries not counted."""
+        return self.memory.peak
+
+    @property
+    def writes(self) -> int:
+        """Bytes of the output's weight files."""
+        return self.layout.nbytes
+
+    def work_double(self, site: Merged) -> bool:
+        """Whether a site is computed in float64: asked for by recipe or method, or its inputs are."""
+        if self.recipe.dtype != "auto":
+            return self.recipe.dtype == "float64"
+        return site.double or any(feed.dtype.name == "F64" for feed in site.feeds)

@@ -298,7 +298,12 @@ def test_one_block_is_at_the_end() -> None:
 
 def test_experts_are_no_stack() -> None:
     """Numbers inside a block are no blocks: experts, T5's sublayers, sequences without modules."""
-    names = [f"model.layers.{b}.block_sparse_moe.experts.{e}.w{i}.weight" for b in (0, 1) for e in range(4) for i in (1, 2, 3)]
+    names = [
+        f"model.layers.{b}.block_sparse_moe.experts.{e}.w{i}.weight"
+        for b in (0, 1)
+        for e in range(4)
+        for i in (1, 2, 3)
+    ]
     names += [f"model.layers.{b}.block_sparse_moe.gate.weight" for b in (0, 1)]
     names += ["classifier.0.weight", "classifier.0.bias", "classifier.1.weight"]
     layout = infer(header_of(dict.fromkeys(names, (8, 8))), {"model_type": "mixtral"})

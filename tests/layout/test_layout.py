@@ -14,5 +14,5 @@ def test_with_block() -> None:
 @pytest.mark.parametrize("name", ["model.norm.weight", "xmodel.layers.3.q", "model.layers.x.q", "model.layersX3.q"])
 def test_with_block_elsewhere(name: str) -> None:
     """A name outside the stack is refused."""
-    with pytest.raises(MismatchError, match="expected a tensor of a block in model.layers"):
+    with pytest.raises(MismatchError, match=r"expected a tensor of a block in model\.layers"):
         with_block(name, "model.layers", 1)

@@ -41,10 +41,10 @@ _SIDES: dict[str, Any] = {
     "eos_token_id": 2,
     "decoder_start_token_id": 2,
 }
-_GROUPED = _SIZES | {"num_key_value_heads": 2}
+_GROUPED: dict[str, Any] = _SIZES | {"num_key_value_heads": 2}
 _GPT: dict[str, Any] = {"vocab_size": 96, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 16}
-_EXPERTS = _GROUPED | {"num_experts": 4, "moe_intermediate_size": 16}
-_DEEPSEEK = _SIZES | {
+_EXPERTS: dict[str, Any] = _GROUPED | {"num_experts": 4, "moe_intermediate_size": 16}
+_DEEPSEEK: dict[str, Any] = _SIZES | {
     "num_key_value_heads": 4,
     "n_routed_experts": 4,
     "n_shared_experts": 1,
@@ -59,11 +59,19 @@ _DEEPSEEK = _SIZES | {
     "topk_group": 1,
     "num_experts_per_tok": 2,
 }
-_DISTIL = {"vocab_size": 96, "dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 4}
-_FALCON = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
-_OPT = _FALCON | {"ffn_dim": 64, "max_position_embeddings": 16, "word_embed_proj_dim": 16}
-_T5 = {"vocab_size": 96, "d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 3, "num_decoder_layers": 2, "num_heads": 4}
-_QWEN_VISION = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8}
+_DISTIL: dict[str, Any] = {"vocab_size": 96, "dim": 32, "hidden_dim": 64, "n_layers": 3, "n_heads": 4}
+_FALCON: dict[str, Any] = {"vocab_size": 96, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+_OPT: dict[str, Any] = _FALCON | {"ffn_dim": 64, "max_position_embeddings": 16, "word_embed_proj_dim": 16}
+_T5: dict[str, Any] = {
+    "vocab_size": 96,
+    "d_model": 32,
+    "d_kv": 8,
+    "d_ff": 64,
+    "num_layers": 3,
+    "num_decoder_layers": 2,
+    "num_heads": 4,
+}
+_QWEN_VISION: dict[str, Any] = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8}
 
 MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "llama": lambda: (tf.LlamaForCausalLM, tf.LlamaConfig(**_GROUPED)),

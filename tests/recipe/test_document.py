@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eutectic.recipe.document import MOST_NODES, DocumentError, compose, scalar
+from eutectic.recipe.document import MOST_NODES, DocumentError, compose, dump, scalar
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,22 @@ def test_aliases_that_multiply_are_refused() -> None:
 @given(st.text(alphabet=st.sampled_from("ab:-[]{}&*!|>'\"%@`,#? \n\t01.\\ux\u00e9\ud800")))
 def test_any_text_is_a_document_or_an_error(text: str) -> None:
     """No text makes the reader fail in another way."""
+    line = 1
     try:
         compose(text)[0].plain()
     except DocumentError as error:
-        assert 1 <= error.line <= text.count("\n") + 2
+        line = error.line
+    assert 1 <= line <= text.count("\n") + 2
+
+
+def test_written_for_people() -> None:
+    """Short values stand on one line, plain words without quotes, anything doubtful with them."""
+    text = dump({"models": [{"model": "code/", "weight": [0, 0.5]}], "match": "*.q", "name": "1e3", "tie": ":0"})
+    assert text.splitlines() == [
+        "models:",
+        "- model: code/",
+        "  weight: [0, 0.5]",
+        'match: "*.q"',
+        'name: "1e3"',
+        'tie: ":0"',
+    ]

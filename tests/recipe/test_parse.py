@@ -25,7 +25,10 @@ rules:
   - {role: norm, blocks: "0-3", method: {linear: {normalize: false}}}
   - {match: "lm_head.*", keep: base}
 slices:
-  - sources: [{model: code/, blocks: [0, 8], weight: 0.5}, {model: maths, blocks: [0, 8]}, {model: recipe 3, blocks: [0, 8]}]
+  - sources:
+      - {model: code/, blocks: [0, 8], weight: 0.5}
+      - {model: maths, blocks: [0, 8]}
+      - {model: recipe 3, blocks: [0, 8]}
     parameters: {scale: 0.4}
 seed: 7
 output: {dtype: float32, shard_size: 1GB, tokenizer: maths}
@@ -48,6 +51,8 @@ def test_yaml_json_mapping_and_file_are_one_recipe(tmp_path: Path) -> None:
     assert read_recipe(PLAIN) == read_recipe(json.dumps(PLAIN, indent="\t")) == recipe
     assert (file.root, file.models[2].recipe.root if file.models[2].recipe else None) == (tmp_path, tmp_path)
     assert file.models[0].model == "code/"
+    moved = read_recipe(tmp_path / "r.yaml", root=Path("/else"))
+    assert (moved.root, moved.models[2].recipe.root if moved.models[2].recipe else None) == (Path("/else"),) * 2
     assert file.digest() == recipe.digest()
     assert file.to_dict() == PLAIN
 
@@ -130,7 +135,7 @@ def test_files_that_are_no_recipe(tmp_path: Path, content: bytes) -> None:
 def test_paths_that_are_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A missing file, a folder, a device and an impossible path are refused."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match="expected a recipe|cannot be read"):
+    with pytest.raises(RecipeError, match=r"expected a recipe|cannot be read"):
         read_recipe(name)
 
 
@@ -146,8 +151,7 @@ def outcome(source: str | dict[str, Any]) -> Recipe | None:
     """Reads a recipe; None when it is refused."""
     try:
         return read_recipe(source)
-    except RecipeError as error:
-        assert str(error)
+    except RecipeError:
         return None
 
 

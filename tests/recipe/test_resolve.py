@@ -53,7 +53,7 @@ def test_precedence_from_method_to_rules() -> None:
     assert weights(resolver(**chain), query(0)) == (2, 2)
     chain["models"] = ["x", {"model": "y", "weight": 3}]
     assert weights(resolver(**chain), query(0)) == (2, 3)
-    sources = [{"model": "x", "blocks": [0, 5]}, {"model": "y", "blocks": [0, 5]}]
+    sources: list[dict[str, Any]] = [{"model": "x", "blocks": [0, 5]}, {"model": "y", "blocks": [0, 5]}]
     chain["slices"] = [{"sources": sources, "parameters": {"weight": 4}}]
     assert weights(resolver(**chain), query(0)) == (4, 4)
     sources[1]["weight"] = 5

@@ -70,7 +70,7 @@ def test_refused_values(raw: object, says: str) -> None:
 def test_a_value_cannot_be_changed() -> None:
     """Parts of a recipe are immutable."""
     with pytest.raises(ValidationError):
-        NanWeights().of = "delta"  # type: ignore[misc]
+        NanWeights().of = "delta"
 
 
 def test_show_is_short() -> None:

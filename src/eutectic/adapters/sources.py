@@ -72,6 +72,16 @@ class DeltaSource:
             digest.update(self._base.fingerprint().encode())
         return digest.hexdigest()
 
+    def check_unchanged(self) -> None:
+        """Checks that neither the adapter's file nor a base its differences need changed since it was opened.
+
+        Raises:
+            CheckpointError: when one did.
+        """
+        self._adapter.file.check_unchanged()
+        if self._base is not None:
+            self._base.check_unchanged()
+
     def close(self) -> None:
         """Closes the adapter's file."""
         self._adapter.file.close()
@@ -150,6 +160,15 @@ class FoldedSource:
         digest = hashlib.sha256(self._adapter.fingerprint())
         digest.update(self._base.fingerprint().encode())
         return digest.hexdigest()
+
+    def check_unchanged(self) -> None:
+        """Checks that neither the adapter's file nor the base changed since it was opened.
+
+        Raises:
+            CheckpointError: when one did.
+        """
+        self._adapter.file.check_unchanged()
+        self._base.check_unchanged()
 
     def close(self) -> None:
         """Closes the adapter's file and the base."""

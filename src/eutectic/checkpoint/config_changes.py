@@ -85,18 +85,21 @@ def _set_blocks(config: dict[str, Any], stack: str, order: Sequence[int], where:
     part, key = _count_key(config, stack, where)
     before = part[key]
     # Prediction layers (DeepSeek's MTP) stand behind the hidden ones and are counted apart.
-    hidden = [source for source in order if source < before]
+    extra = part.get("num_nextn_predict_layers")
+    hidden = [source for source in order if source < before or not extra]
     if list(order[: len(hidden)]) != hidden:
         raise MismatchError(f"{where}: expected prediction layers behind all others, found {list(order)}")
     part[key] = len(hidden)
     if key == "encoder_layers" and part.get("num_hidden_layers") == before:
         part["num_hidden_layers"] = len(hidden)
-    if isinstance(part.get("num_nextn_predict_layers"), int):
+    if isinstance(extra, int):
         part["num_nextn_predict_layers"] = len(order) - len(hidden)
     for name, value in part.items():
         if name in _NUMBERED and isinstance(value, list):
             part[name] = [block for block, source in enumerate(hidden) if source in value]
         elif isinstance(value, list) and len(value) == before and not _NOT_BY_BLOCK.fullmatch(name):
+            if max(hidden, default=-1) >= before:
+                raise MismatchError(f"{where}: {name} has {before} blocks, found block {max(hidden)} of a deeper model")
             part[name] = [value[source] for source in hidden]
     _set_dense(part, hidden, where)
     return f"{key} {len(hidden)}"
@@ -120,6 +123,8 @@ def _count_key(config: dict[str, Any], stack: str, where: str) -> tuple[dict[str
     words = set(stack.replace("_", ".").split("."))
     inner = next((config_key for word, config_key in _INNER.items() if word in words), "text_config")
     part = config[inner] if isinstance(config.get(inner), dict) else config
+    if "groups" in words and isinstance(part.get("num_hidden_groups"), int):
+        return part, "num_hidden_groups"  # ALBERT stores groups of layers, which the model passes several times
     sides = [key for side, keys in _SIDES.items() if side in words for key in keys]
     # An encoder-decoder has a key for each side; BERT's `encoder` has the plain one.
     plain = list(_COUNTS) if not (sides and any(key in part for key in _SIDES["decoder"])) else []

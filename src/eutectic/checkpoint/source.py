@@ -50,6 +50,14 @@ class Source(Protocol):
         """A digest that changes whenever the content may have changed; cheap (headers, sizes, times, samples)."""
         ...
 
+    def check_unchanged(self) -> None:
+        """Checks that no file changed since it was opened.
+
+        Raises:
+            CheckpointError: when one did.
+        """
+        ...
+
     def close(self) -> None:
         """Releases files. The source cannot be read afterwards."""
         ...

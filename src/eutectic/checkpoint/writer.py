@@ -136,6 +136,7 @@ def write_index(folder: Path, layout: ShardLayout) -> None:
             file.write(layout.index)
             file.flush()
             os.fsync(file.fileno())
+        _sync_folder(folder)
     except OSError as error:
         raise _failure(folder / INDEX, error, "write the index") from error
 

@@ -92,7 +92,7 @@ class Executor:
         whole = [Span(chain, 0, chain.part.numel) for chain in visits]
         share(self._announced(whole), crew, lambda worker, span: self._visit(worker, span.chain))
         for chain in swept:
-            self._settle_own(chain)
+            self.settle_own(chain)
             ranges = list(self._sink.missing(chain.part.name, chain.part.numel))
             spans = [span for start, stop in ranges for span in self._cut(chain, start, stop)]
             self._share(spans, self._map_slice, "merging")
@@ -160,7 +160,7 @@ class Executor:
                 return result
             state = result.state
 
-    def _settle_own(self, chain: Chain) -> None:
+    def settle_own(self, chain: Chain) -> None:
         """Computes all statistics of one large site with all threads."""
         while chain.requests():
             self._settle_level(chain)

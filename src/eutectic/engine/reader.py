@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from eutectic.checkpoint.source import Buffer, Checkpoint
+from eutectic.checkpoint.spec import TensorSpec
 from eutectic.engine.chain import Chain
+from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import CODES, ITEMSIZE, Rows
 from eutectic.plan.steps import Feed, Merged
 
@@ -76,3 +78,22 @@ class Worker:
         for feed in site.feeds:
             if not feed.zero and start < feed.numel:
                 self._inputs[feed.source].source.will_need(feed.name, start, min(stop, feed.numel))
+
+
+def read_rows(tensors: Sequence[tuple[Checkpoint, TensorSpec]], start: int, stop: int) -> Rows:
+    """Reads elements start..stop of tensors of equal shape into rows of their own; the first is the base."""
+    count, parts, offsets, codes = stop - start, [], [], []
+    at = 0
+    for checkpoint, spec in tensors:
+        code = CODES[spec.dtype.name]
+        row = np.zeros(-(-count * ITEMSIZE[code] // _ALIGN) * _ALIGN, np.uint8)
+        checkpoint.source.read_into(spec.name, start, row[: count * ITEMSIZE[code]])
+        parts.append(row)
+        offsets.append(at)
+        codes.append(code)
+        at += len(row)
+    double = 0 in codes
+    models = np.zeros(len(tensors) - 1, np.bool_)
+    raw = np.concatenate(parts) if parts else np.empty(0, np.uint8)
+    place = np.array(offsets, np.int64), np.array(codes, np.int64), models
+    return Rows(raw, *place, True, start, count, Key(0, tensors[0][1].name), double)

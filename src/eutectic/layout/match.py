@@ -205,6 +205,8 @@ def _types(name: str, present: Sequence[tuple[Party, TensorSpec]]) -> dict[Kind,
     if codes:
         return {Kind.CODES: "; ".join(codes)}
     said: dict[Kind, str] = {}
+    if all(spec.dtype == present[0][1].dtype for _, spec in present) and present[0][1].dtype.mergeable:
+        return said
     listed = ", ".join(f"{spec.dtype} in {party.name}" for party, spec in present)
     if any(not spec.dtype.mergeable for _, spec in present):
         said[Kind.BUFFER] = f"{name}: {listed} is no float and is copied, not merged; `buffers: base` takes the base's"
@@ -226,10 +228,10 @@ def _experts(parties: Iterable[Party]) -> list[str]:
     """Says when the models have different numbers of experts, kept one by one or stacked."""
     counts: dict[str, int] = {}
     for party in parties:
-        numbers = [int(found[1]) + 1 for name in party.header if (found := re.search(r"\.experts?\.(\d+)\.", name))]
-        header = party.checkpoint.source.header
-        experts = (p.name for p in party.layout.places.values() if p.role.matches("expert"))
-        stacked = [header[name].shape[0] for name in experts if len(header[name].shape) == 3]
+        found = ((re.search(r"\.experts?\.(\d+\.)?", name), spec.shape) for name, spec in party.header.items())
+        inside = [(place[1], shape) for place, shape in found if place]
+        numbers = [int(number[:-1]) + 1 for number, _ in inside if number]
+        stacked = [shape[0] for number, shape in inside if not number and len(shape) == 3]
         if (numbers or stacked) and not party.checkpoint.deltas:
             counts[party.name] = max([*numbers, *stacked])
     if len(set(counts.values())) < 2:
@@ -244,6 +246,4 @@ def _ties(parties: Sequence[Party]) -> list[str]:
     if len(set(said.values())) < 2:
         return []
     names = [", ".join(name for name, tied in said.items() if tied is which) for which in (True, False)]
-    return [
-        f"{names[0]} ties its head to its embedding, {names[1]} does not; the output does as {parties[0].name} does"
-    ]
+    return [f"{names[0]} ties head and embedding, {names[1]} does not; the output does as {parties[0].name} does"]

@@ -22,6 +22,8 @@ def packed(header: Mapping[str, TensorSpec]) -> dict[str, tuple[str, ...]]:
 
     Codes are the types that mean nothing by themselves (fp8 and smaller), and integers that have scales beside them.
     """
+    if all(spec.dtype.kind == "float" for spec in header.values()):
+        return {}
     scales: dict[str, list[str]] = {}
     for name in header:
         found = _SCALES.fullmatch(name)

@@ -1,4 +1,4 @@
-"""A checkpoint as it takes part in a comparison: its tensors under the reference's names, and what stands in for what."""
+"""A checkpoint in a comparison: its tensors under the reference's names, and what stands in for what."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -155,8 +155,9 @@ class Plan:
         """Bytes of the output's weight files."""
         return self.layout.nbytes
 
-    def work_double(self, site: Merged) -> bool:
-        """Whether a site is computed in float64: asked for by recipe or method, or its inputs are."""
-        if self.recipe.dtype != "auto":
-            return self.recipe.dtype == "float64"
-        return site.double or any(feed.dtype.name == "F64" for feed in site.feeds)
+
+def work_double(recipe: Recipe, site: Merged) -> bool:
+    """Whether a site is computed in float64: asked for by recipe or method, or its inputs are."""
+    if recipe.dtype != "auto":
+        return recipe.dtype == "float64"
+    return site.double or any(feed.dtype.name == "F64" for feed in site.feeds)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 from eutectic.errors import RecipeError, nearest
@@ -17,6 +18,8 @@ Key = tuple[str | int, ...]
 DEEPEST_STAGE = 16
 #: How many names a message's nearest one is sought among.
 MOST_CHOICES = 100
+#: Beyond these nobody reads on, and a hostile recipe has no end of them.
+MOST_PROBLEMS = 1000
 
 
 class Problem(NamedTuple):
@@ -48,7 +51,7 @@ def dotted(key: Key) -> str:
 
 def problems(recipe: Recipe, *, complete: bool = True) -> list[Problem]:
     """Returns all problems; with `complete=False` nothing that is absent, for a recipe whose broken parts were cut."""
-    return list(_Checker(recipe, complete).run())
+    return list(islice(_Checker(recipe, complete).run(), MOST_PROBLEMS))
 
 
 class _Checker:
@@ -129,12 +132,14 @@ class _Checker:
     def chain(self, key: Key, steps: Sequence[Step]) -> Iterator[Problem]:
         """Transforms, then one combine; known methods with known parameters."""
         bound = self.chains[key]
+        before: set[str] = set()
         for place, step in enumerate(steps):
             if step.method not in METHODS:
                 text = f"unknown method {show(step.method)}{nearest(step.method, METHODS)}"
                 yield Problem((*key, place, "method"), text)
-            if step.method in [other.method for other in steps[:place]]:
+            if step.method in before:
                 yield Problem((*key, place), f"{step.method} is in the chain twice; a chain has a method once")
+            before.add(step.method)
             if bound is None:
                 continue
             method, last = bound[place].method, place == len(steps) - 1

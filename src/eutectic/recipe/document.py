@@ -1,4 +1,4 @@
-"""YAML text to plain data, keeping the line of every key: the part of YAML that recipes use, and nothing else.
+"""YAML to plain data and back, keeping the line of every key: the part of YAML that recipes use, nothing else.
 
 Built on ruamel's events, so that depth, size and repetition are bounded while reading, no tag constructs anything,
 and a key written twice is an error. Words and numbers are read as YAML 1.2 reads them (`no` and `on` are words).
@@ -7,6 +7,7 @@ and a key written twice is an error. Words and numbers are read as YAML 1.2 read
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -21,6 +22,8 @@ from ruamel.yaml.events import (
     SequenceEndEvent,
     SequenceStartEvent,
 )
+from ruamel.yaml.nodes import ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
 #: A recipe of a thousand models and rules is well below these.
 LARGEST_TEXT = 2**20
@@ -36,6 +39,8 @@ _INTEGER = re.compile(r"[-+]?[0-9]{1,400}", re.ASCII)
 _BASED = re.compile(r"0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}", re.ASCII)
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", re.ASCII)
 _SPECIAL = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+#: Words that need no quotes anywhere.
+_BARE = re.compile(r"[A-Za-z_./][A-Za-z0-9_./@+-]*", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,31 @@ def scalar(text: str) -> str | int | float | bool | None:
     if _FLOAT.fullmatch(text):
         return float(text)
     return float(text.replace(".", "", 1)) if _SPECIAL.fullmatch(text) else text
+
+
+class _Representer(SafeRepresenter):
+    """Quotes every text but plain words: ruamel's own choice (`{a: :0}`) cannot always be read again."""
+
+    def represent_text(self, text: str) -> ScalarNode:
+        """Returns the node of a text."""
+        bare = _BARE.fullmatch(text) is not None and scalar(text) == text
+        node: ScalarNode = self.represent_scalar("tag:yaml.org,2002:str", text, style=None if bare else '"')
+        return node
+
+
+_Representer.add_representer(str, _Representer.represent_text)
+
+
+def dump(data: dict[str, Any]) -> str:
+    """Returns plain data as YAML that `compose` reads back equal."""
+    writer = YAML(typ="safe", pure=True)
+    writer.Representer = _Representer
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.default_flow_style = None  # scalars on one line, the rest indented
+    writer.width = 120
+    text = StringIO()
+    writer.dump(data, text)
+    return text.getvalue()
 
 
 def _events(text: str) -> Iterator[Event]:

@@ -10,15 +10,14 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictBool, StrictInt, model_validator
-from ruamel.yaml import YAML
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.quantities import parse_bytes
+from eutectic.recipe.document import dump
 from eutectic.recipe.values import Part, Text, Value, plain_value, read_text, read_value, show
 
 #: What the recipe calls its base wherever a model may be named.
@@ -307,13 +306,7 @@ class Recipe(Part):
 
     def to_yaml(self) -> str:
         """Returns the recipe as YAML."""
-        writer = YAML(typ="safe", pure=True)
-        writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-        writer.default_flow_style = None  # scalars on one line, the rest indented
-        writer.width = 120
-        text = StringIO()
-        writer.dump(self.to_dict(), text)
-        return text.getvalue()
+        return dump(self.to_dict())
 
     def digest(self) -> str:
         """Returns a sha256 of what the recipe says, in hexadecimal: equal for equal recipes, however written."""

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from eutectic.errors import RecipeError
-from eutectic.recipe.check import Key, Problem, dotted, problems
+from eutectic.recipe.check import MOST_PROBLEMS, Key, Problem, dotted, problems
 from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, compose
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource, Step
 from eutectic.recipe.values import phrase, show
@@ -32,23 +32,23 @@ _MERGEKIT = (
 )
 
 
-def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any]) -> Recipe:
+def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any], *, root: Path | None = None) -> Recipe:
     """Returns the recipe in a file, in YAML or JSON text, or in a mapping.
 
     A string is text when it has a line break, a colon followed by a space, or starts with a brace; otherwise a path.
-    Relative paths in a file's recipe start from its folder.
+    Relative paths start from `root`; without one, those in a file's recipe start from the file's folder.
 
     Raises:
         RecipeError: when there is no such file, or the recipe is wrong; lists every error, by line.
     """
     if isinstance(source, Mapping):
-        return _read(dict(source), None, "", None)
+        return _read(dict(source), root, "", None)
     if isinstance(source, str) and not source.strip():
         raise RecipeError("expected a recipe or the path of one, found empty text")
     if isinstance(source, str) and ("\n" in source or ": " in source or source.lstrip()[:1] == "{"):
-        return _read_text(source, "", None)
+        return _read_text(source, "", root)
     path = Path(source)
-    return _read_text(_load(path), str(path), path.parent)
+    return _read_text(_load(path), str(path), root or path.parent)
 
 
 def _load(path: Path) -> str:
@@ -106,7 +106,7 @@ def _validate(data: dict[str, Any]) -> tuple[Recipe | None, list[Problem]]:
         return Recipe.model_validate(data), []
     except ValidationError as error:
         found = []
-        for entry in error.errors():
+        for entry in error.errors(include_url=False)[:MOST_PROBLEMS]:
             key = tuple(step for step in entry["loc"] if step != "[key]")
             above = key[:-1] if entry["type"] == "extra_forbidden" else key
             part = next((_PARTS[step] for step in reversed(above) if step in _PARTS), Recipe)

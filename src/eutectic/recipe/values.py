@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
 
 from eutectic.errors import nearest
+from eutectic.stats.coefficients import InverseNorms
 
 #: At least two numbers, spread evenly over the depth of the model and joined by straight lines.
 Gradient: TypeAlias = tuple[int | float, ...]
@@ -77,6 +78,10 @@ class NanWeights(Part):
     of: Literal["finetuned", "delta"] = "finetuned"
     per: Literal["model", "tensor"] = "model"
     scale: Annotated[Literal["n/2"] | int | float, BeforeValidator(_read_scale)] = "n/2"
+
+    def source(self) -> InverseNorms:
+        """Returns the statistic behind it and how numbers come from it."""
+        return InverseNorms(self.of, self.per, self.scale)
 
     def plain(self) -> str | dict[str, Any]:
         """Returns what a recipe writes: the bare word when nothing is changed."""

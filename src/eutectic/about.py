@@ -1,0 +1,3 @@
+"""What this is: the version, once."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,173 @@
+"""Makes the plan: fates, output layout, schedule, memory, and the digest that identifies the job."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from eutectic.checkpoint.config_changes import ConfigChanges
+from eutectic.checkpoint.sidecars import Sidecar, plan_sidecars
+from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.writer import ShardLayout, lay_out
+from eutectic.errors import RecipeError
+from eutectic.layout.layout import Place
+from eutectic.layout.match import Report, compare
+from eutectic.plan.fates import Decider, Fates
+from eutectic.plan.memory import schedule
+from eutectic.plan.steps import Dropped, Plan, work_double
+from eutectic.recipe.model import BASE, Recipe
+
+#: Share of the machine's memory that a run may hold when nobody says otherwise.
+DEFAULT_SHARE = 0.5
+
+
+def build(
+    recipe: Recipe,
+    base: Checkpoint | None,
+    models: Sequence[Checkpoint],
+    *,
+    version: str,
+    memory: int | None = None,
+    threads: int | None = None,
+    device: str = "cpu",
+) -> Plan:
+    """Plans a recipe over open checkpoints. No tensor is read.
+
+    Args:
+        recipe: what to merge and how.
+        base: the open base, if the recipe has one.
+        models: the open models, in the recipe's order.
+        version: of eutectic; part of what decides the output.
+        memory: bytes the run may hold; half of the machine's if None.
+        threads: workers; one a usable core if None.
+        device: `cpu`, or where torch computes.
+
+    Raises:
+        MismatchError: when the models do not fit together; everything at once.
+        OverBudget: when the budget is too small.
+        RecipeError: when the recipe asks for what cannot be.
+    """
+    _check_deltas(base, models)
+    report = compare(models, base)
+    decider = Decider(recipe, report, models, base)
+    fates = decider.decide()
+    inputs = (*([base] if base else []), *models)
+    fingerprints = {str(number): checkpoint.source.fingerprint() for number, checkpoint in enumerate(inputs)}
+    metadata = {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
+    layout = lay_out(fates.order, recipe.output.shard_size, metadata)
+    sidecars = _sidecars(recipe, base, models, report, decider, fates)
+    double = [work_double(recipe, site) for site in fates.merged]
+    budget = memory or default_memory()
+    planned, held = schedule(
+        fates.merged, double, budget=budget, threads=threads or len(os.sched_getaffinity(0)), device=device
+    )
+    costs = sum(
+        inputs[feed.source].source.read_cost(feed.name)
+        for site in fates.merged
+        for feed in site.feeds
+        if not feed.zero
+    )
+    copies = sum(inputs[each.feed.source].source.read_cost(each.feed.name) for each in fates.copied)
+    return Plan(
+        recipe,
+        inputs,
+        base is not None,
+        tuple(fates.merged),
+        tuple(fates.copied),
+        tuple(fates.dropped),
+        layout,
+        tuple(each for each in sidecars if not each.left_out),
+        tuple(Dropped(each.name, each.why) for each in sidecars if each.left_out),
+        planned,
+        held,
+        budget,
+        device,
+        int(costs * (1 + planned.sweeps)) + copies,
+        tuple(report.summary()),
+        _job(recipe, fingerprints, layout, sidecars, version, device),
+        fingerprints,
+    )
+
+
+def default_memory() -> int:
+    """Bytes a run may hold when nobody says: half of what the machine, or its control group, has."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        total = min(total, int(limit))
+    except (OSError, ValueError):
+        pass  # no control group, or "max"
+    return int(total * DEFAULT_SHARE)
+
+
+def _check_deltas(base: Checkpoint | None, models: Sequence[Checkpoint]) -> None:
+    """Deltas are differences from something: without a base they cannot be merged into a model."""
+    alone = [model.reference for model in models if model.deltas]
+    if alone and base is None:
+        raise RecipeError(
+            f"{alone[0]}: is an adapter, a difference from a base; name the base in the recipe, or write base+adapter"
+        )
+    if base is not None and base.deltas:
+        raise RecipeError(f"{base.reference}: is an adapter and cannot be the base; name the model it was trained on")
+
+
+def _sidecars(
+    recipe: Recipe,
+    base: Checkpoint | None,
+    models: Sequence[Checkpoint],
+    report: Report,
+    decider: Decider,
+    fates: Fates,
+) -> tuple[Sidecar, ...]:
+    donor = base or models[0]
+    named = dict(zip(recipe.names, models, strict=True)) | ({BASE: base} if base else {})
+    tokenizer = recipe.output.tokenizer
+    chosen: Checkpoint | None = None
+    if tokenizer is not None:
+        place = recipe.find(tokenizer)
+        chosen = named.get(tokenizer) or (models[place] if place is not None else None)
+        if chosen is None or chosen.folder is None:
+            raise RecipeError(f"output.tokenizer: expected base or a model with a folder, found {tokenizer}")
+    parents = {model.reference: model.folder for model in named.values() if model.folder is not None}
+    return plan_sidecars(
+        donor.folder, chosen.folder if chosen else None, _changes(recipe, report, decider, fates), parents
+    )
+
+
+def _changes(recipe: Recipe, report: Report, decider: Decider, fates: Fates) -> ConfigChanges:
+    """What config.json must say differently from the donor's."""
+    blocks: Mapping[str, Sequence[int]] = {}
+    if decider.stack is not None:
+        total = decider.resolver.blocks or 0
+        role = next(iter(report.matches.values())).place.role
+        places = [Place(f"{decider.stack}.{b}.", role, decider.stack, b, 0.0) for b in range(total)]
+        blocks = {decider.stack: [decider.resolver.inputs_for(place)[0].block or 0 for place in places]}
+    rows = None
+    if recipe.vocabulary != "error":
+        axes = report.layout.vocabulary
+        sizes = {site.spec.shape[axes[site.spec.name]] for site in fates.merged if site.spec.name in axes}
+        rows = sizes.pop() if len(sizes) == 1 else None
+    dtype = None if recipe.output.dtype == "as-base" else recipe.output.dtype
+    return ConfigChanges(dtype, blocks, rows)
+
+
+def _job(
+    recipe: Recipe,
+    fingerprints: Mapping[str, str],
+    layout: ShardLayout,
+    sidecars: Sequence[Sidecar],
+    version: str,
+    device: str,
+) -> str:
+    """A digest of everything that decides a byte of the output: equal jobs may resume one another."""
+    digest = hashlib.sha256()
+    own = [recipe.digest(), version, device.partition(":")[0], json.dumps(fingerprints, sort_keys=True)]
+    for text in own:
+        digest.update(text.encode() + b"\0")
+    for shard in layout.shards:
+        digest.update(shard.header)
+    for sidecar in sidecars:
+        digest.update(sidecar.name.encode() + b"\0" + (sidecar.content or b""))
+    return digest.hexdigest()
+

@@ -1,0 +1,103 @@
+"""A plan in words and as data: what it will read, hold, write, and do to every tensor."""
+
+import textwrap
+from collections import Counter
+from typing import Any
+
+from eutectic.plan.steps import Plan
+from eutectic.quantities import format_bytes, format_seconds
+
+
+def explain(plan: Plan, *, tensors: bool = False, speed: float | None = None) -> str:
+    """Returns the plan as a page of text.
+
+    Args:
+        plan: the plan.
+        tensors: list every tensor, not a summary.
+        speed: bytes per second of an earlier run on this machine; None leaves the time out.
+    """
+    sweeps = 1 + plan.schedule.sweeps
+    lines = [
+        f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
+        f"reads     {format_bytes(plan.reads)} in {sweeps:.3g} sweep{'s' if sweeps != 1 else ''}; nothing to download",
+        f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} file{'s'[: len(plan.layout.shards) != 1]}"
+        f", and {', '.join(each.name for each in plan.sidecars) or 'no other files'}",
+        f"memory    {format_bytes(plan.peak)} of {format_bytes(plan.budget)} at most: "
+        f"{format_bytes(plan.memory.buffers)} buffers, {format_bytes(plan.memory.folds)} statistics, "
+        f"{format_bytes(plan.memory.slack)} the rest; the interpreter and libraries not counted",
+        f"threads   {plan.schedule.threads} on {plan.device}, slices of {plan.schedule.slice_elements:,} elements",
+    ]
+    if speed:
+        lines.append(f"time      about {format_seconds((plan.reads + plan.writes) / speed)} at this machine's last speed")
+    lines += _tensor_lines(plan) if tensors else _summary(plan)
+    lines += [f"note      {note}" for note in plan.notes]
+    lines += [f"left out  {each.name}: {each.why}" for each in plan.left_out]
+    return "\n".join(_wrapped(line) for line in lines)
+
+
+def _input(plan: Plan, number: int) -> str:
+    checkpoint = plan.inputs[number]
+    role = " (base)" if plan.has_base and number == 0 else " (adapter)" if checkpoint.deltas else ""
+    return f"{checkpoint.reference}{role}"
+
+
+def _summary(plan: Plan) -> list[str]:
+    chains = Counter(", then ".join(step.method.name for step in site.steps) for site in plan.merged)
+    lines = [f"merged    {count} tensors by {chain}" for chain, count in chains.items()]
+    lines += [f"copied    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
+    return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
+
+
+def _tensor_lines(plan: Plan) -> list[str]:
+    lines = []
+    for site in plan.merged:
+        steps = ", then ".join(_step(step.method.name, dict(step.values)) for step in site.steps)
+        lines.append(f"merged    {site.spec.name} {site.spec.dtype} {list(site.spec.shape)}: {steps}"
+                     + (f"; {site.why}" if site.why else ""))
+    lines += [f"copied    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
+    return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
+
+
+def _step(name: str, values: dict[str, Any]) -> str:
+    return f"{name}({', '.join(f'{key}={_value(value)}' for key, value in values.items())})"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        same = len(set(value)) == 1
+        return _value(value[0]) if same else "[" + ", ".join(_value(each) for each in value) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _wrapped(line: str) -> str:
+    return textwrap.fill(line, 118, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False)
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Returns the plan as plain data, for `--json`."""
+    return {
+        "job": plan.job,
+        "inputs": [checkpoint.reference for checkpoint in plan.inputs],
+        "reads": plan.reads,
+        "writes": plan.writes,
+        "downloads": 0,
+        "sweeps": 1 + plan.schedule.sweeps,
+        "peak": plan.peak,
+        "budget": plan.budget,
+        "threads": plan.schedule.threads,
+        "slice_elements": plan.schedule.slice_elements,
+        "device": plan.device,
+        "shards": [shard.filename for shard in plan.layout.shards],
+        "files": [each.name for each in plan.sidecars],
+        "merged": {
+            site.spec.name: [
+                {"method": step.method.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in step.values.items()}}
+                for step in site.steps
+            ]
+            for site in plan.merged
+        },
+        "copied": {each.spec.name: each.why for each in plan.copied},
+        "dropped": {each.name: each.why for each in plan.dropped},
+        "notes": list(plan.notes),
+        "left_out": {each.name: each.why for each in plan.left_out},
+    }

@@ -1,0 +1,100 @@
+"""Opens what a recipe names: models, adapters as deltas of the base, base+adapter as a model, recipes as stages."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from eutectic.adapters.lora import against, fold, is_adapter, open_adapter
+from eutectic.checkpoint.open import Located, locate, open_located, parse_reference
+from eutectic.checkpoint.source import Checkpoint
+from eutectic.recipe.model import Recipe
+
+
+def open_input(
+    reference: str,
+    *,
+    root: Path | None = None,
+    base: Checkpoint | None = None,
+    pickles: bool = False,
+    offline: bool = False,
+) -> Checkpoint:
+    """Opens a model as a recipe or a command line names it; only headers are read.
+
+    An adapter alone opens as deltas: of `base` if it is given, else by itself.
+
+    Args:
+        reference: a path, `org/name@revision`, or one of these `+adapter`.
+        root: the folder relative paths start from, the working directory if None.
+        base: the recipe's base.
+        pickles: allow torch pickle files.
+        offline: do not download.
+
+    Raises:
+        CheckpointError: when there is no such model, or it is broken.
+        MismatchError: when an adapter does not fit its base.
+        RecipeError: when the reference cannot be read.
+    """
+    parsed = parse_reference(_rooted(reference, root))
+    located = locate(parsed, pickles=pickles, offline=offline)
+    if parsed.adapter is not None:
+        under = open_located(parsed.path, located, pickles=pickles)
+        on_top = locate(parse_reference(_rooted(parsed.adapter, root)), pickles=pickles, offline=offline)
+        return _named(fold(under, on_top.path), reference)
+    if located.path.is_dir() and is_adapter(located.path) and not _has_weights(located):
+        opened = open_adapter(located.path) if base is None else against(base, located.path)
+        return _named(opened, reference)
+    return open_located(reference, located, pickles=pickles)
+
+
+def open_inputs(
+    recipe: Recipe, stage: Callable[[Recipe], Checkpoint], *, offline: bool = False
+) -> tuple[Checkpoint | None, tuple[Checkpoint, ...]]:
+    """Opens the base and the models of a recipe; `stage` opens those that are recipes themselves.
+
+    Raises:
+        CheckpointError: when a model is missing or broken.
+        MismatchError: when an adapter does not fit the base.
+    """
+    base = None
+    opened: list[Checkpoint] = []
+    try:
+        if recipe.base is not None:
+            base = open_input(recipe.base, root=recipe.root, pickles=recipe.pickles, offline=offline)
+        for entry in recipe.models:
+            if entry.recipe is not None:
+                inner = entry.recipe if entry.recipe.root else entry.recipe.model_copy(update={"root": recipe.root})
+                opened.append(stage(inner))
+            else:
+                assert entry.model is not None  # one of the two, the recipe's model checks
+                opened.append(
+                    open_input(entry.model, root=recipe.root, base=base, pickles=recipe.pickles, offline=offline)
+                )
+    except BaseException:
+        for each in [*([base] if base else []), *opened]:
+            each.source.close()
+        raise
+    return base, tuple(opened)
+
+
+def _rooted(reference: str, root: Path | None) -> str:
+    """Lets relative paths start from `root`, in each part of `base+adapter`."""
+    if root is None:
+        return reference
+    if (root / reference).exists():
+        return str(root / reference)
+    for at in (place for place, character in enumerate(reference) if character == "+"):
+        left, right = root / reference[:at], root / reference[at + 1 :]
+        if left.exists() or right.exists():
+            first = str(left) if left.exists() else reference[:at]
+            return f"{first}+{right if right.exists() else reference[at + 1 :]}"
+    return reference
+
+
+def _has_weights(located: Located) -> bool:
+    """Whether an adapter's folder also holds a whole model."""
+    return any(located.path.glob("model*.safetensors")) or any(located.path.glob("pytorch_model*.bin"))
+
+
+def _named(checkpoint: Checkpoint, reference: str) -> Checkpoint:
+    """The same checkpoint under the name the user wrote."""
+    kept = (checkpoint.source, checkpoint.folder, checkpoint.config, checkpoint.revision, checkpoint.deltas)
+    return Checkpoint(reference, *kept)

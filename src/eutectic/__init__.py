@@ -3,20 +3,21 @@
     import eutectic
     recipe = eutectic.merge(["code/", "maths/"], base="base/", method="ties")
     plan = eutectic.plan(recipe, memory="4 GiB")
-    print(eutectic.explain(plan))
+    print(plan.explain())
     receipt = eutectic.run(plan, out="merged/")
 """
 
 from eutectic.about import VERSION as __version__
 from eutectic.api import (
     Checkpoint,
+    Inspection,
     Plan,
     Receipt,
     Recipe,
     TensorDifference,
     Verification,
     diff,
-    explain,
+    inspect,
     merge,
     open,
     plan,
@@ -41,6 +42,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "EutecticError",
+    "Inspection",
     "MismatchError",
     "OutputError",
     "OverBudget",
@@ -53,7 +55,7 @@ __all__ = [
     "Verification",
     "__version__",
     "diff",
-    "explain",
+    "inspect",
     "merge",
     "open",
     "plan",

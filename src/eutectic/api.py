@@ -11,22 +11,25 @@ from eutectic.about import VERSION
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.diagnose.difference import TensorDifference, compare_checkpoints
-from eutectic.engine.events import Observer
+from eutectic.engine.events import Event, Finished, Observer, Progress, Started
 from eutectic.engine.receipt import Receipt
 from eutectic.engine.run import run as run_plan
 from eutectic.engine.staged import staged
-from eutectic.engine.staging import RECEIPT, RECIPE
+from eutectic.engine.staging import RECEIPT, RECIPE, finished
 from eutectic.engine.verify import Verification
 from eutectic.engine.verify import verify as verify_plan
 from eutectic.errors import CheckpointError, RecipeError
-from eutectic.methods import METHODS
+from eutectic.layout.inspection import Inspection, inspect_checkpoint
+from eutectic.methods import METHODS, get
+from eutectic.methods.page import describe as describe_declared
+from eutectic.methods.page import page
 from eutectic.plan.build import build, default_memory
-from eutectic.plan.explain import describe, explain
 from eutectic.plan.inputs import open_input, open_inputs
 from eutectic.plan.steps import Plan
 from eutectic.quantities import parse_bytes
 from eutectic.recipe.model import ModelEntry, Recipe, Rule
 from eutectic.recipe.parse import read_recipe
+from eutectic.recipe.schema import json_schema
 
 Model = Checkpoint | Recipe | ModelEntry | Mapping[str, Any] | str | os.PathLike[str]
 
@@ -44,6 +47,37 @@ def open(reference: str | os.PathLike[str], *, pickles: bool = False, offline: b
         MismatchError: when an adapter does not fit its base.
     """
     return open_input(os.fspath(reference), pickles=pickles, offline=offline)
+
+
+def inspect(reference: str | os.PathLike[str], *, pickles: bool = False, offline: bool = False) -> Inspection:
+    """Looks at a model or adapter: names, roles, blocks, shapes, types. Reads headers only.
+
+    Raises:
+        CheckpointError: as `open`.
+    """
+    opened = open(reference, pickles=pickles, offline=offline)
+    try:
+        return inspect_checkpoint(opened)
+    finally:
+        opened.source.close()
+
+
+def describe_method(name: str) -> dict[str, Any]:
+    """Returns a method's declarations as plain data.
+
+    Raises:
+        RecipeError: when there is no such method.
+    """
+    return describe_declared(get(name))
+
+
+def explain_method(name: str) -> str:
+    """Returns a page of text on a method.
+
+    Raises:
+        RecipeError: when there is no such method.
+    """
+    return page(get(name))
 
 
 def rule(match: str | Sequence[str] | None = None, **settings: Any) -> Rule:
@@ -173,6 +207,15 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         raise
 
 
+def check_output(plan: Plan, out: str | os.PathLike[str]) -> None:
+    """Checks that the output folder can be used, before any work.
+
+    Raises:
+        OutputError: when something else than this job's own output is there.
+    """
+    finished(Path(os.fspath(out)), plan.job)
+
+
 def run(
     plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: Sequence[Observer] = ()
 ) -> Receipt:
@@ -276,14 +319,22 @@ def diff(
 __all__ = [
     "METHODS",
     "Checkpoint",
+    "Event",
+    "Finished",
+    "Inspection",
     "Plan",
+    "Progress",
     "Receipt",
     "Recipe",
+    "Started",
     "TensorDifference",
     "Verification",
-    "describe",
+    "check_output",
+    "describe_method",
     "diff",
-    "explain",
+    "explain_method",
+    "inspect",
+    "json_schema",
     "merge",
     "open",
     "plan",

@@ -43,6 +43,11 @@ class Receipt:
         """Returns the receipt as a JSON document."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n"
 
+    def summary(self) -> dict[str, Any]:
+        """Returns what a script wants to know at once: all but inputs, recipe and fates."""
+        long = {"recipe", "fates", "inputs", "versions"}
+        return {key: value for key, value in asdict(self).items() if key not in long}
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Receipt":
         """Reads a receipt back; keys it does not know are left out."""

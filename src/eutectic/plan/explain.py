@@ -2,13 +2,15 @@
 
 import textwrap
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eutectic.plan.steps import Plan
 from eutectic.quantities import format_bytes, format_seconds
 
+if TYPE_CHECKING:  # a plan explains itself by calling this module
+    from eutectic.plan.steps import Plan
 
-def explain(plan: Plan, *, tensors: bool = False, speed: float | None = None) -> str:
+
+def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) -> str:
     """Returns the plan as a page of text.
 
     Args:
@@ -35,20 +37,20 @@ def explain(plan: Plan, *, tensors: bool = False, speed: float | None = None) ->
     return "\n".join(_wrapped(line) for line in lines)
 
 
-def _input(plan: Plan, number: int) -> str:
+def _input(plan: "Plan", number: int) -> str:
     checkpoint = plan.inputs[number]
     role = " (base)" if plan.has_base and number == 0 else " (adapter)" if checkpoint.deltas else ""
     return f"{checkpoint.reference}{role}"
 
 
-def _summary(plan: Plan) -> list[str]:
+def _summary(plan: "Plan") -> list[str]:
     chains = Counter(", then ".join(step.method.name for step in site.steps) for site in plan.merged)
     lines = [f"merged    {count} tensors by {chain}" for chain, count in chains.items()]
     lines += [f"copied    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
 
-def _tensor_lines(plan: Plan) -> list[str]:
+def _tensor_lines(plan: "Plan") -> list[str]:
     lines = []
     for site in plan.merged:
         steps = ", then ".join(_step(step.method.name, dict(step.values)) for step in site.steps)
@@ -73,7 +75,7 @@ def _wrapped(line: str) -> str:
     return textwrap.fill(line, 118, subsequent_indent=" " * 10, break_long_words=False, break_on_hyphens=False)
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+def describe(plan: "Plan") -> dict[str, Any]:
     """Returns the plan as plain data, for `--json`."""
     return {
         "job": plan.job,

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from eutectic.checkpoint.sidecars import Sidecar
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DType, TensorSpec
 from eutectic.checkpoint.writer import ShardLayout
 from eutectic.methods.declare import Locality
+from eutectic.plan.explain import describe, explain
 from eutectic.recipe.model import Recipe
 from eutectic.recipe.resolve import ResolvedStep
 
@@ -154,6 +156,14 @@ class Plan:
     def writes(self) -> int:
         """Bytes of the output's weight files."""
         return self.layout.nbytes
+
+    def explain(self, *, tensors: bool = False, speed: float | None = None) -> str:
+        """Returns the plan as a page of text; `tensors` lists every tensor, `speed` is in bytes per second."""
+        return explain(self, tensors=tensors, speed=speed)
+
+    def describe(self) -> dict[str, Any]:
+        """Returns the plan as plain data."""
+        return describe(self)
 
 
 def work_double(recipe: Recipe, site: Merged) -> bool:

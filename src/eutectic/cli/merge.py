@@ -1,0 +1,43 @@
+"""`eutectic merge`: carry out a recipe."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from eutectic import api
+from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Threads
+from eutectic.cli.show import Bar, Failure, put
+from eutectic.errors import EutecticError
+from eutectic.quantities import format_bytes, format_seconds
+
+
+def merge(
+    recipe: RecipeFile,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The output folder: new or empty.")],
+    memory: Memory = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
+    offline: Offline = False,
+    as_json: AsJson = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Merge models by a recipe. Run the same command again to resume after a stop."""
+    planned = api.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    api.check_output(planned, out)
+    try:
+        with Bar(quiet or as_json) as bar:
+            receipt = api.run(planned, out, resume=not fresh, watch=[bar])
+    except EutecticError as error:
+        raise Failure(error) from error
+    if as_json:
+        put({"out": str(out), **receipt.summary()})
+        return
+    peak = format_bytes(receipt.memory["peak"])
+    typer.echo(
+        f"{out}: {format_bytes(receipt.nbytes)} in {format_seconds(receipt.seconds)}"
+        f"{', resumed' if receipt.resumed else ''}; memory {peak} of {format_bytes(receipt.memory['planned'])} planned"
+    )
+    if receipt.non_finite:
+        typer.echo(f"warning: values that are not finite in {', '.join(receipt.non_finite)}", err=True)

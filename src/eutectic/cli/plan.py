@@ -1,0 +1,26 @@
+"""`eutectic plan`: what a merge would read, hold, write and do, from headers alone."""
+
+from typing import Annotated
+
+import typer
+
+from eutectic import api
+from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Threads
+from eutectic.cli.show import put
+
+
+def plan(
+    recipe: RecipeFile,
+    memory: Memory = None,
+    threads: Threads = None,
+    device: Device = "cpu",
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its fate and values.")] = False,
+    offline: Offline = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a merge costs and does. Reads headers only."""
+    planned = api.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    if as_json:
+        put(planned.describe())
+    else:
+        typer.echo(planned.explain(tensors=tensors, speed=api.speed.last()))

@@ -39,12 +39,14 @@ class Chain:
         seed: the recipe's seed.
         double: compute in float64.
         device: where torch computes; the fused kernels serve `cpu` only.
+        stage: the recipe the site belongs to when that is an input of another; two stages with one seed must not
+            draw the same masks, or the second would drop nothing more and rescale all the same.
     """
 
-    def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu") -> None:
+    def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu", stage: str = "") -> None:
         self.site = site
         self.part = Part(site.spec.name, site.spec.numel)
-        self.key = Key(seed, site.spec.name)
+        self.key = Key(seed, f"{stage}/{site.spec.name}" if stage else site.spec.name)
         self.double = double
         self.device = device
         self.fused = site.fused and device == "cpu"

@@ -90,10 +90,10 @@ def run(
     return receipt
 
 
-def chains_of(plan: Plan) -> list[Chain]:
-    """Returns the chain of every merged site, in output order."""
+def chains_of(plan: Plan, stage: str = "") -> list[Chain]:
+    """Returns the chain of every merged site, in output order; `stage` keeps its draws apart from other recipes'."""
     return [
-        Chain(site, plan.recipe.seed, work_double(plan.recipe, site), plan.device) for site in plan.merged
+        Chain(site, plan.recipe.seed, work_double(plan.recipe, site), plan.device, stage) for site in plan.merged
     ]
 
 

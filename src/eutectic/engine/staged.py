@@ -29,7 +29,7 @@ class Staged:
     def __init__(self, plan: Plan, reference: str) -> None:
         self.plan = plan
         self._name = reference
-        self._chains = {chain.part.name: chain for chain in chains_of(plan)}
+        self._chains = {chain.part.name: chain for chain in chains_of(plan, reference)}
         self._copied = {each.spec.name: each for each in plan.copied}
         specs = [site.spec for site in plan.merged] + [each.spec for each in plan.copied]
         found = {spec.name: spec for spec in specs}

@@ -3,6 +3,7 @@
 Only headers are looked at. What the recipe's policies allow is applied here; nothing is dropped without being listed.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,6 +12,7 @@ from eutectic.checkpoint.spec import DTYPES, TORCH_NAMES, DType, TensorSpec
 from eutectic.errors import MismatchError, RecipeError
 from eutectic.layout.layout import Place, with_block
 from eutectic.layout.match import Kind, Match, Report
+from eutectic.layout.roles import Role
 from eutectic.plan.steps import Copied, Dropped, Feed, Merged
 from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.resolve import ResolvedStep, Resolver
@@ -333,8 +335,14 @@ def _only(step: ResolvedStep, present: tuple[int, ...], n: int) -> ResolvedStep:
 
 
 def _main_stack(report: Report) -> str:
-    """The stack that slices cut: the one with the most blocks."""
+    """The stack that slices cut: the one nearest to the word embedding (a VLM's text model), else the longest."""
     stacks = report.layout.stacks
     if not stacks:
         raise RecipeError("slices: no numbered blocks were found in the first model's tensor names")
-    return max(stacks, key=lambda stack: stacks[stack])
+    words = [name for name, place in report.layout.places.items() if place.role is Role.EMBEDDING]
+
+    def nearness(stack: str) -> tuple[int, int]:
+        shared = max((len(os.path.commonprefix([stack.split("."), word.split(".")])) for word in words), default=0)
+        return shared, stacks[stack]
+
+    return max(stacks, key=nearness)

@@ -4,6 +4,8 @@ import ast
 import graphlib
 import importlib
 import inspect
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,16 +34,27 @@ RANKS: tuple[set[str], ...] = (
     {"adapters", "layout"},
     {"numerics", "checkpoint"},
     {"quantities"},
-    {"errors"},
+    {"errors", "about", "speed"},
 )
 RANK = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 
 #: The faces see the verbs, and what errors and sizes they print; nothing of how it is done.
-FACES = {"cli": {"__init__", "api", "errors", "quantities"}, "ui": {"__init__", "api", "errors", "quantities"}}
+_SEEN = {"__init__", "api", "errors", "quantities", "about"}
+FACES = {"cli": _SEEN, "ui": _SEEN}
 
-#: Imports inside functions, each with its reason.
+#: Imports inside functions, also by `import_module`, each with its reason.
 LATE_IMPORTS = {
+    "eutectic": "the verbs: `import eutectic` is light, and each verb loads what it needs when it is first used",
     "eutectic.checkpoint.pickled": "torch: a header is read, and `inspect` answers, without it",
+    "eutectic.cli.main": "the verbs' files: only the one that was called for is loaded",
+    "eutectic.plan.inputs": "adapters, which load the compiled kernels: opening a model does without",
+}
+
+#: What answers at once must not load: the heavy libraries, by module that stays free of them.
+LIGHT = {
+    "eutectic": {"torch", "numba", "numpy", "pydantic", "huggingface_hub", "rich"},
+    "eutectic.cli": {"torch", "numba", "numpy", "huggingface_hub", "rich.progress"},
+    "eutectic.api.models": {"torch", "numba", "pydantic", "ruamel.yaml", "rich"},
 }
 
 #: Source files whose tests stand elsewhere, each with its reason.
@@ -72,6 +85,12 @@ def targets(node: ast.AST) -> Iterator[str]:
             yield inner if inner in MODULES else str(node.module)
 
 
+def imports(node: ast.AST) -> bool:
+    """Whether a node imports something when it runs."""
+    called = isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module")
+    return called or isinstance(node, (ast.Import, ast.ImportFrom))
+
+
 def parse(module: str) -> ast.Module:
     """Returns a module's syntax tree."""
     return ast.parse(MODULES[module].read_text(encoding="utf-8"))
@@ -98,8 +117,16 @@ def test_modules_import_without_cycles() -> None:
 def test_imports_stand_at_the_top(module: str) -> None:
     """Functions import nothing, but for the few listed above."""
     functions = (n for n in ast.walk(parse(module)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef)))
-    late = [n.lineno for f in functions for n in ast.walk(f) if isinstance(n, (ast.Import, ast.ImportFrom))]
-    assert not late or module in LATE_IMPORTS, f"{module} imports inside a function at line {late}"
+    late = sorted({n.lineno for f in functions for n in ast.walk(f) if imports(n)})
+    assert bool(late) == (module in LATE_IMPORTS), f"{module} imports inside a function at lines {late}"
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_answers_at_once_stays_light(module: str) -> None:
+    """A fresh interpreter that imports the module has loaded none of the heavy libraries."""
+    code = f"import sys, {module}; print(*sorted({LIGHT[module]!r} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 @pytest.mark.parametrize(

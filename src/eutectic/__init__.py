@@ -1,31 +1,17 @@
-"""eutectic merges models: recipes in, a merged checkpoint or adapter out.
+"""eutectic merges models: recipes in, a merged checkpoint out.
 
-    import eutectic
-    recipe = eutectic.merge(["code/", "maths/"], base="base/", method="ties")
-    plan = eutectic.plan(recipe, memory="4 GiB")
-    print(plan.explain())
-    receipt = eutectic.run(plan, out="merged/")
+import eutectic
+recipe = eutectic.merge(["code/", "maths/"], base="base/", method="ties")
+plan = eutectic.plan(recipe, memory="4 GiB")
+print(plan.explain())
+receipt = eutectic.run(plan, out="merged/")
 """
 
-from eutectic.about import VERSION as __version__
-from eutectic.api import (
-    Checkpoint,
-    Inspection,
-    Plan,
-    Receipt,
-    Recipe,
-    TensorDifference,
-    Verification,
-    diff,
-    inspect,
-    merge,
-    open,
-    plan,
-    read,
-    rule,
-    run,
-    verify,
-)
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+import eutectic.plan  # noqa: F401  see the last line
+from eutectic.about import VERSION as __version__  # noqa: N811
 from eutectic.errors import (
     CalibrationError,
     CheckpointError,
@@ -36,6 +22,11 @@ from eutectic.errors import (
     RecipeError,
     UndeclaredNeed,
 )
+
+if TYPE_CHECKING:
+    from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
+    from eutectic.api.recipes import Recipe, merge, read, rule
+    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, verify
 
 __all__ = [
     "CalibrationError",
@@ -64,3 +55,29 @@ __all__ = [
     "run",
     "verify",
 ]
+
+#: Where the verbs are, loaded when first used: torch takes a second, and `inspect` and `--version` need none of it.
+_HOMES = {
+    "models": ("Checkpoint", "Inspection", "inspect", "open"),
+    "recipes": ("Recipe", "merge", "read", "rule"),
+    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "verify"),
+}
+
+
+def __getattr__(name: str) -> object:
+    """Loads a verb."""
+    home = next((home for home, names in _HOMES.items() if name in names), None)
+    if home is None:
+        raise AttributeError(f"module 'eutectic' has no attribute {name!r}")
+    found: object = getattr(import_module(f"eutectic.api.{home}"), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+# A package binds its parts' names when they are first imported. The part `plan` has been, above, so that it will
+# not take the place of the verb later; its name is the verb's.
+del globals()["plan"]

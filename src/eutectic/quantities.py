@@ -5,6 +5,7 @@ import re
 from eutectic.errors import RecipeError
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_MOST = 2**63
 _SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([kmgt]i?)?b?\s*", re.IGNORECASE)
 
 
@@ -12,7 +13,7 @@ def parse_bytes(text: str | int) -> int:
     """Reads a size such as `"256MiB"`, `"5 GB"` or `1000`, in bytes.
 
     Raises:
-        RecipeError: when the text is not a size, or is not above zero.
+        RecipeError: when the text is not a size, is not above zero, or is more than a file can hold.
     """
     if isinstance(text, int):
         size = text
@@ -20,9 +21,12 @@ def parse_bytes(text: str | int) -> int:
         found = _SIZE.fullmatch(text)
         if found is None:
             raise RecipeError(f"expected a size such as '4 GiB' or '500MB', found {text!r}")
-        size = int(float(found[1]) * _UNITS[(found[2] or "").lower()])
+        wide = float(found[1]) * _UNITS[(found[2] or "").lower()]
+        size = int(wide) if wide < _MOST else _MOST
     if size <= 0:
         raise RecipeError(f"expected a size above zero, found {text!r}")
+    if size >= _MOST:
+        raise RecipeError(f"expected a size below 2**63 bytes, found {str(text)[:40]}")
     return size
 
 

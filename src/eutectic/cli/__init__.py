@@ -1,5 +1,5 @@
 """The command line: `eutectic VERB ...`, one file a verb."""
 
-from eutectic.cli.main import app, main
+from eutectic.cli.main import build, main
 
-__all__ = ["app", "main"]
+__all__ = ["build", "main"]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eutectic import api
+from eutectic.api import runs
 from eutectic.cli.options import AsJson, Threads
 from eutectic.cli.show import put
 
@@ -17,8 +17,8 @@ def diff(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare two checkpoints: distance, relative distance and cosine per tensor, most changed first."""
-    found = api.diff(first, second, threads=threads)
+    """Compare two checkpoints tensor by tensor, most changed first. Shows distance, relative distance and cosine."""
+    found = runs.diff(first, second, threads=threads)
     if as_json:
         keys = ("name", "distance", "relative", "cosine", "why")
         put([{key: _plain(getattr(each, key)) for key in keys} for each in found])

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eutectic import api
+from eutectic.api import models
 from eutectic.cli.options import AsJson, Offline
 from eutectic.cli.show import put
 from eutectic.quantities import format_bytes
@@ -19,15 +19,17 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show names, roles, shapes and types of a model's tensors. Reads headers only."""
-    seen = api.inspect(model, pickles=pickles, offline=offline)
+    seen = models.inspect(model, pickles=pickles, offline=offline)
     if as_json:
         put(seen.describe())
         return
     total = sum(spec.nbytes for spec in seen.header.values())
     count = sum(spec.numel for spec in seen.header.values())
     types = Counter(str(spec.dtype) for spec in seen.header.values())
-    typer.echo(f"{model}: {len(seen.header)} tensors, {count:,} elements, {format_bytes(total)}"
-               f"{', differences from a base' if seen.deltas else ''}")
+    typer.echo(
+        f"{model}: {len(seen.header)} tensors, {count:,} elements, {format_bytes(total)}"
+        f"{', differences from a base' if seen.deltas else ''}"
+    )
     typer.echo(f"types     {', '.join(f'{name} ({many})' for name, many in types.most_common())}")
     for stack, blocks in seen.layout.stacks.items():
         typer.echo(f"blocks    {blocks} in {stack}")

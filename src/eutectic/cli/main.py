@@ -4,32 +4,60 @@ Exit codes: 0 done; 2 refused before any work (a wrong recipe, broken or unfit f
 that is taken); 1 failed while running (finished work is kept); 130 interrupted.
 """
 
+import os
 import sys
 import traceback
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated
 
 import typer
 
 from eutectic.about import VERSION
-from eutectic.cli.diff import diff
-from eutectic.cli.inspect import inspect
-from eutectic.cli.merge import merge
-from eutectic.cli.methods import methods
-from eutectic.cli.plan import plan
-from eutectic.cli.schema import schema
-from eutectic.cli.show import FAILED, REFUSED, Failure, fail
-from eutectic.cli.verify import verify
+from eutectic.cli.show import FAILED, INTERRUPTED, REFUSED, Failure, fail
 from eutectic.errors import EutecticError
 
-app = typer.Typer(
-    name="eutectic",
-    help="Merge models: recipes in, a merged checkpoint out.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-for verb in (merge, plan, inspect, methods, verify, diff, schema):
-    app.command()(verb)
+#: What each verb does; the file `eutectic.cli.VERB` has the rest.
+VERBS = {
+    "merge": "Merge models by a recipe.",
+    "plan": "Show what a merge costs and does.",
+    "inspect": "Show names, roles, shapes and types of a model's tensors.",
+    "methods": "List the methods, or show one in full.",
+    "verify": "Check an output: merge tensors again and compare bytes.",
+    "diff": "Compare two checkpoints tensor by tensor, most changed first.",
+    "schema": "Print the JSON Schema of recipes.",
+}
+_DEBUG = "--debug"
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Returns the application, with the verb that the arguments call for loaded, and the others by name alone.
+
+    Only that one is imported: torch takes longer to load than `inspect` takes to read a header.
+    """
+    app = typer.Typer(
+        name="eutectic",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_options)
+    for verb, does in VERBS.items():
+        if verb in arguments:
+            app.command(verb, epilog=f"{_DEBUG} shows the traceback of an error.")(_load(verb))
+        else:
+            app.command(verb, help=does)(_unloaded)
+    return app
+
+
+def _load(verb: str) -> Callable[..., None]:
+    function: Callable[..., None] = getattr(import_module(f"eutectic.cli.{verb}"), verb)
+    return function
+
+
+def _unloaded() -> None:
+    """Stands for a verb that the arguments do not name, and so never runs."""
 
 
 def _version(wanted: bool) -> None:
@@ -38,36 +66,44 @@ def _version(wanted: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
 def _options(
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
-    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
+    debug: Annotated[bool, typer.Option(_DEBUG, help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Merge models: recipes in, a merged checkpoint out."""
+    del debug, version  # the one is taken in `main`, wherever it stands; the other has been answered
 
 
-def main() -> None:
-    """Runs the command line."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line, and ends the process with an exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = _DEBUG in given
+    given = [each for each in given if each != _DEBUG]
     try:
-        app()
+        build(given)(given, prog_name="eutectic")
     except Failure as failure:
-        _report(failure.error, FAILED)
+        _report(failure.error, FAILED, debug)
     except EutecticError as error:
-        _report(error, REFUSED)
-    except KeyboardInterrupt:
-        fail("interrupted; what is done is kept, and the same command resumes it")
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(FAILED)
-    except Exception as error:  # a bug of ours, or an operating system's refusal nobody foresaw
-        if "--debug" not in sys.argv:
-            fail(f"unexpected {type(error).__name__}: {error}\nplease report this, with the output of --debug")
-            sys.exit(FAILED)
+        _report(error, REFUSED, debug)
+    except SystemExit as stop:
+        if stop.code == INTERRUPTED:
+            fail("interrupted; the same command resumes a merge where it was")
         raise
+    except BrokenPipeError:
+        # Who read the output has gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
+    except Exception as error:
+        if debug:
+            raise
+        fail(f"unexpected {type(error).__name__}: {error}\nplease report this, with the output of {_DEBUG}")
+        sys.exit(FAILED)
 
 
-def _report(error: BaseException, code: int) -> None:
-    if "--debug" in sys.argv:
+def _report(error: BaseException, code: int, debug: bool) -> None:
+    if debug:
         traceback.print_exception(error)
     fail(str(error))
     sys.exit(code)

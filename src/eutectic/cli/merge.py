@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from eutectic import api
+from eutectic.api import runs
+from eutectic.cli.bar import Bar
 from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Threads
-from eutectic.cli.show import Bar, Failure, put
+from eutectic.cli.show import Failure, put
 from eutectic.errors import EutecticError
 from eutectic.quantities import format_bytes, format_seconds
 
@@ -24,11 +25,11 @@ def merge(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Merge models by a recipe. Run the same command again to resume after a stop."""
-    planned = api.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
-    api.check_output(planned, out)
+    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    runs.check_output(planned, out)
     try:
         with Bar(quiet or as_json) as bar:
-            receipt = api.run(planned, out, resume=not fresh, watch=[bar])
+            receipt = runs.run(planned, out, resume=not fresh, watch=[bar])
     except EutecticError as error:
         raise Failure(error) from error
     if as_json:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from eutectic import api
+from eutectic.api import recipes
 from eutectic.cli.options import AsJson
 from eutectic.cli.show import put
 
@@ -12,13 +12,13 @@ from eutectic.cli.show import put
 def methods(
     name: Annotated[str | None, typer.Argument(help="One method, in full.")] = None, as_json: AsJson = False
 ) -> None:
-    """List the methods, or show one with its parameters, needs and source."""
+    """List the methods, or show one in full. That is its parameters, needs and source."""
     if as_json:
-        found = [api.describe_method(each) for each in ([name] if name else api.METHODS)]
+        found = [recipes.describe_method(each) for each in ([name] if name else recipes.METHODS)]
         put(found[0] if name else found)
     elif name is None:
-        width = max(map(len, api.METHODS))
-        for each in api.METHODS.values():
-            typer.echo(f"{each.name:{width}}  {each.doc.splitlines()[0]}")
+        width = max(map(len, recipes.METHODS))
+        for each in recipes.METHODS:
+            typer.echo(f"{each:{width}}  {recipes.describe_method(each)['summary']}")
     else:
-        typer.echo(api.explain_method(name))
+        typer.echo(recipes.explain_method(name))

@@ -8,7 +8,10 @@ import typer
 RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML or JSON file.")]
 Memory = Annotated[
     str | None,
-    typer.Option(help="What the run may hold, such as 256MiB, interpreter and libraries not counted. Default: half of the machine's."),
+    typer.Option(
+        help="What the run may hold, such as 256MiB, interpreter and libraries not counted. "
+        "Default: half of the machine's."
+    ),
 ]
 Threads = Annotated[int | None, typer.Option(help="Workers. Default: one a usable core.")]
 Device = Annotated[str, typer.Option(help="cpu, or where torch computes (cuda).")]

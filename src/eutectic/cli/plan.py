@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from eutectic import api
+from eutectic.api import runs
 from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Threads
 from eutectic.cli.show import put
 
@@ -19,8 +19,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a merge costs and does. Reads headers only."""
-    planned = api.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
     if as_json:
         put(planned.describe())
     else:
-        typer.echo(planned.explain(tensors=tensors, speed=api.speed.last()))
+        typer.echo(planned.explain(tensors=tensors, speed=runs.speed.last()))

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from eutectic import api
+from eutectic.api import runs
 from eutectic.cli.options import AsJson, Memory, Threads
 from eutectic.cli.show import FAILED, fail, put
 
@@ -19,10 +19,17 @@ def verify(
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check an output: merge a sample of its tensors again and compare every byte."""
-    found = api.verify(out, sample=None if everything else sample, memory=memory, threads=threads, root=root)
+    """Check an output: merge tensors again and compare bytes. A sample of them, unless --all is given."""
+    found = runs.verify(out, sample=None if everything else sample, memory=memory, threads=threads, root=root)
     if as_json:
-        put({"ok": found.ok, "checked": list(found.checked), "differing": found.differing, "changed": list(found.changed)})
+        put(
+            {
+                "ok": found.ok,
+                "checked": list(found.checked),
+                "differing": found.differing,
+                "changed": list(found.changed),
+            }
+        )
     elif found.ok:
         typer.echo(f"{out}: {len(found.checked)} tensors made again, every byte equal")
     for reference in found.changed:

@@ -116,7 +116,7 @@ class Chain:
         flat = (rows.count,)
 
         def tensors() -> Tensor:
-            site = self._site(rows, flat)
+            site = self._after(rows, flat, request.position)
             return site.tensors if site.anchor is None else torch.cat([site.base[None], site.tensors])
 
         return Seen(
@@ -177,12 +177,12 @@ class Chain:
         """The site before any transform, with its values on the device."""
         read = widen(rows, self.device)
         anchor = read[0].reshape(shape) if rows.has_base else None
-        models = torch.stack(read[1 if rows.has_base else 0 :]).reshape(-1, *shape)
+        models = torch.stack(read[1 if rows.has_base else 0 :]).reshape(rows.n, *shape)
         are_deltas = bool(rows.is_delta.any())
         if are_deltas:
             assert anchor is not None  # the plan feeds a base wherever a delta is
-            full = torch.from_numpy(~rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
-            models = models - anchor * full
+            deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
+            models = models.where(deltas, models - anchor)
         return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:

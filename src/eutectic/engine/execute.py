@@ -136,13 +136,12 @@ class Executor:
         statistic = request.statistic
         first = chains[0]
         state = statistic.init([chain.part for chain in chains], len(first.site.models), first.double)
-        every = statistic.sample
         while True:
-            sampled = every > 1 and getattr(state, "sampling", False)
+            every = statistic.sample(state)
             spans = [
                 span
                 for chain in chains
-                for span in (self._stretches(chain, every) if sampled else self._cut(chain, 0, chain.part.numel))
+                for span in (self._stretches(chain, every) if every > 1 else self._grains(chain))
             ]
             states = [state, *(copy.deepcopy(state) for _ in self._workers[1:])]
             mine = dict(zip(map(id, self._workers), states, strict=True))
@@ -179,12 +178,9 @@ class Executor:
         statistic: Statistic = request.statistic
         state = statistic.init([chain.part], len(chain.site.models), chain.double)
         while True:
-            if statistic.sample > 1 and getattr(state, "sampling", False):
-                for start, stop in _stretches(rows.count, statistic.sample):
-                    statistic.update(state, chain.seen(request, rows.part(start, stop)))
-            else:
-                for start, stop in _pieces(rows.count, self._schedule.slice_elements):
-                    statistic.update(state, chain.seen(request, rows.part(start, stop)))
+            shown = rows.sampled(statistic.sample(state))
+            for start, stop in _pieces(rows.count, self._schedule.slice_elements):
+                statistic.update(state, chain.seen(request, shown.part(start, stop)))
             result = statistic.finish(state)
             if not isinstance(result, Again):
                 return result
@@ -206,8 +202,9 @@ class Executor:
         if chain.site.locality is Locality.TENSOR:
             self._write(worker, chain, rows)
             return
-        for start, stop in _pieces(rows.count, self._grid(chain)):
-            self._write(worker, chain, rows.part(start, stop))
+        for first, last in list(self._sink.missing(chain.part.name, rows.count)):
+            for start, stop in _pieces(last, self._grid(chain), first):
+                self._write(worker, chain, rows.part(start, stop))
 
     def _write(self, worker: Worker, chain: Chain, rows: Rows) -> None:
         spec = chain.site.spec
@@ -225,13 +222,19 @@ class Executor:
         size = self._schedule.slice_elements
         shape = chain.site.spec.shape
         if chain.site.locality is Locality.ROW:
-            return max(1, size // shape[-1]) * shape[-1] if len(shape) > 1 else max(1, chain.part.numel)
+            width = max(1, shape[-1] if len(shape) > 1 else chain.part.numel)
+            return max(1, size // width) * width
         return size
 
     def _cut(self, chain: Chain, start: int, stop: int) -> Iterator[Span]:
         grid = self._grid(chain)
         for first, last in _pieces(stop, grid, start):
             yield Span(chain, first, last)
+
+    def _grains(self, chain: Chain) -> Iterator[Span]:
+        """Cuts a site for a statistic, which counts in whole grains also where the map goes by rows."""
+        for start, stop in _pieces(chain.part.numel, self._schedule.slice_elements):
+            yield Span(chain, start, stop)
 
     def _stretches(self, chain: Chain, every: int) -> Iterator[Span]:
         for start, stop in _stretches(chain.part.numel, every):

@@ -62,7 +62,7 @@ def run(
     try:
         with Meter() as meter:
             resumed = staging.journal.resumes
-            sink = _write_weights(plan, staging, resumed, watch)
+            _write_weights(plan, staging, resumed, watch)
             write_index(staging.folder, plan.layout)
             write_sidecars(staging.folder, plan.sidecars)
         memory = {"budget": plan.budget, "planned": plan.peak, "peak": meter.peak, "before": meter.before}
@@ -72,7 +72,7 @@ def run(
             describe_inputs(plan),
             versions(version),
             describe_fates(plan),
-            sink.non_finite,
+            staging.journal.non_finite,
             memory,
             round(time.perf_counter() - start, 3),
             plan.schedule.threads,
@@ -97,7 +97,7 @@ def chains_of(plan: Plan, stage: str = "") -> list[Chain]:
     ]
 
 
-def _write_weights(plan: Plan, staging: Staging, resumed: bool, watch: Sequence[Observer]) -> "_Sink":
+def _write_weights(plan: Plan, staging: Staging, resumed: bool, watch: Sequence[Observer]) -> None:
     writer = ShardWriter(staging.folder, plan.layout)
     try:
         _tell(watch, Started(plan.reads, plan.writes, resumed))
@@ -109,7 +109,6 @@ def _write_weights(plan: Plan, staging: Staging, resumed: bool, watch: Sequence[
         writer.seal()
     finally:
         writer.close()
-    return sink
 
 
 def check_buffers(plan: Plan) -> None:
@@ -165,7 +164,6 @@ class _Sink:
 
     def __init__(self, plan: Plan, writer: ShardWriter, journal: Journal, watch: Sequence[Observer]) -> None:
         self._plan, self._writer, self._journal, self._watch = plan, writer, journal, watch
-        self.non_finite: dict[str, int] = {}
         self._lock = threading.Lock()
         self._read = 0
         self._failed: list[BaseException] = []
@@ -193,16 +191,14 @@ class _Sink:
                     f"{name}: {bad} of the merged elements {start} to {stop} are NaN or infinite, because "
                     f"{self._blame(site, start, stop)}; repair that model, or set non_finite: keep"
                 )
-            with self._lock:
-                self.non_finite[name] = self.non_finite.get(name, 0) + bad
-        self.put(name, start, stop, site.spec.dtype.bits, data)
+        self.put(name, start, stop, site.spec.dtype.bits, data, bad)
 
-    def put(self, name: str, start: int, stop: int, bits: int, data: Buffer) -> None:
+    def put(self, name: str, start: int, stop: int, bits: int, data: Buffer, bad: int = 0) -> None:
         """Writes bytes and notes them; raises what a sync met meanwhile."""
         if self._failed:
             raise self._failed[0]
         self._writer.write(name, start * bits // 8, data)
-        self._journal.done(name, start, stop)
+        self._journal.done(name, start, stop, bad)
 
     def progress(self, nbytes: int, doing: str) -> None:
         """Counts bytes read and tells the observers."""

@@ -29,6 +29,8 @@ def finished(out: Path, job: str) -> dict[str, Any] | None:
     if not out.is_dir():
         raise OutputError(f"{out}: expected a new or empty folder, found a file; choose another output")
     if not any(out.iterdir()):
+        if out.is_symlink():  # a folder can take an empty folder's place, and not a link's
+            raise OutputError(f"{out}: expected a new or empty folder, found a link; name {out.resolve()} itself")
         return None
     try:
         receipt = json.loads((out / RECEIPT).read_text())
@@ -71,6 +73,8 @@ class Staging:
         if owner != job or not resume:
             self._clear()
             self.journal.begin()
+        else:
+            self.journal.resume()
 
     def _clear(self) -> None:
         for entry in self.folder.iterdir():

@@ -9,11 +9,11 @@ Departs: draws are a function of (seed, tensor, model, element), so masks differ
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModelFraction, transform
 from eutectic.methods.site import Site
+from eutectic.numerics.draw import drawn_share
 from eutectic.numerics.stages import Drop, Numbers, Scale, Stage
 from eutectic.stats.fold import Scope, Statistic
 from eutectic.stats.weights import Mass, restoring
@@ -27,7 +27,8 @@ def _folds(*, density: Numbers, rescale: str) -> Mapping[str, Statistic]:
 
 def _factors(density: Numbers, rescale: str) -> Numbers:
     """Returns what multiplies a kept delta before any restoring of mass."""
-    return tuple(1 / share if rescale == "inverse" and share > 0 else 1.0 for share in density)
+    kept = (drawn_share(share) for share in density)
+    return tuple(1 / share if rescale == "inverse" and share > 0 else 1.0 for share in kept)
 
 
 def _fused(site: Site, *, density: Numbers, rescale: str) -> tuple[Stage, ...]:
@@ -61,4 +62,4 @@ def dare(
     kept = site.deltas.where(site.key.keep(shares, site.deltas), 0.0) * site.column(_factors(shares, rescale))
     if rescale != "l1":
         return kept
-    return kept * site.column(torch.tensor(restoring(site.fold("all"), site.fold("kept"))))
+    return kept * site.column(restoring(site.fold("all"), site.fold("kept")))

@@ -14,8 +14,10 @@ from eutectic.numerics.stages import Combination, Numbers
 
 def _divisor(weight: Numbers, normalize: bool, name: str) -> float:
     """Returns what the weighted sum is divided by."""
-    total = sum(weight) if normalize else 1.0
-    if total == 0:
+    if not normalize:
+        return 1.0
+    total = sum(weight)
+    if abs(total) <= 1e-6 * sum(map(abs, weight)):  # 0.1 + 0.2 - 0.3 is not 0 in floats
         raise RecipeError(f"{name}: weights add up to 0 and cannot be normalized; change them or set normalize: false")
     return total
 

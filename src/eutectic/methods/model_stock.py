@@ -83,7 +83,7 @@ def model_stock(
     if not rows:
         return site.base + ratio(site.fold("gram"), angle, floor) * mean
     deltas = site.deltas.double()
-    deltas = deltas.reshape(site.n, -1, deltas.shape[-1]) if deltas.dim() > 1 else deltas.reshape(site.n, 1, -1)
+    deltas = deltas.flatten(1, -2) if deltas.dim() > 2 else deltas.reshape(site.n, 1, mean.numel())
     grams = torch.einsum("arc,brc->rab", deltas, deltas).numpy(force=True)
     t = torch.tensor([ratio(gram, angle, floor) for gram in grams], dtype=mean.dtype, device=mean.device)
-    return site.base + t.reshape(*mean.shape[:-1], 1) * mean
+    return site.base + t.reshape((*mean.shape[:-1], 1) if mean.dim() else ()) * mean

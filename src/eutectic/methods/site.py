@@ -85,7 +85,7 @@ def weighted_sum(weight: Tensor, rows: Tensor) -> Tensor:
 
     A plain `sum(0)` may add in another order for another slice length.
     """
-    total = torch.zeros_like(rows[0])
-    for w, row in zip(weight, rows, strict=True):
+    total = weight[0] * rows[0]
+    for w, row in zip(weight[1:], rows[1:], strict=True):
         total = total + w * row
     return total

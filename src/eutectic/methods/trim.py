@@ -8,7 +8,6 @@ keeps depends on an unstable sort). `rescale: l1` is mergekit's: the sum of magn
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModelFraction, transform
@@ -64,4 +63,4 @@ def trim(
     kept = site.deltas.where(~(site.deltas.abs() < site.column(site.fold("cut"))), 0.0)
     if rescale == "none":
         return kept
-    return kept * site.column(torch.tensor(restoring(site.fold("all"), site.fold("kept"))))
+    return kept * site.column(restoring(site.fold("all"), site.fold("kept")))

@@ -16,9 +16,14 @@ from torch import Tensor
 _MASK = 0xFFFFFFFF
 
 
+def drawn_share(density: float) -> float:
+    """Returns the share that is kept when `density` is asked for: the float32 nearest it, in either precision."""
+    return float(np.float32(density))
+
+
 def threshold(density: float) -> int:
-    """Returns T such that a 32-bit draw below T happens with probability `density`, to within 2**-32."""
-    return min(max(round(density * 2.0**32), 0), 2**32)
+    """Returns T such that a 32-bit draw below T happens with probability `drawn_share(density)`, to within 2**-32."""
+    return min(max(round(drawn_share(density) * 2.0**32), 0), 2**32)
 
 
 @dataclass(frozen=True)

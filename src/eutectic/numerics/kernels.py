@@ -48,6 +48,7 @@ class Rows:
         key: the source of draws; its `start` is ignored.
         double: compute in float64 instead of float32.
         stages: applied to the deltas on load.
+        every: a sample is wanted: counts look at one block in so many.
     """
 
     raw: Bytes
@@ -60,6 +61,7 @@ class Rows:
     key: Key
     double: bool = False
     stages: tuple[Stage, ...] = ()
+    every: int = 1
 
     @property
     def n(self) -> int:
@@ -70,6 +72,10 @@ class Rows:
         """Returns elements `start..stop` of this slice, counted from its first."""
         sizes = np.array([ITEMSIZE[code] for code in self.codes], dtype=np.int64)
         return replace(self, offsets=self.offsets + start * sizes, start=self.start + start, count=stop - start)
+
+    def sampled(self, every: int) -> "Rows":
+        """Returns the same slice, of which counts look at one block in `every`."""
+        return replace(self, every=every)
 
     def then(self, *stages: Stage) -> "Rows":
         """Returns the same slice with more stages."""
@@ -161,7 +167,7 @@ def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bi
     kinds, numbers, keys = _table(rows)
     place = (rows.raw, rows.offsets, rows.codes, rows.is_delta, rows.has_base, rows.start, rows.count)
     count = _magnitudes64 if rows.double else _magnitudes32
-    count(*place, kinds, numbers.astype(work.dtype), keys, bits, work, low, shift, below, bins)
+    count(*place, kinds, numbers.astype(work.dtype), keys, bits, work, low, shift, below, bins, rows.every)
 
 
 def votes(rows: Rows, weight: tuple[float, ...]) -> int:
@@ -213,20 +219,28 @@ def _load(raw, offset, code, first, m, bits, row):  # type: ignore[no-untyped-de
 
 @_jit
 def _store(values, m, bits, code, out, first):  # type: ignore[no-untyped-def]
-    """Rounds m work elements to nearest even in the output dtype; returns how many are not finite."""
+    """Rounds m work elements once, to nearest even, in the output dtype; returns how many are not finite there."""
     if code == 0:
         double = out[8 * first : 8 * (first + m)].view(np.float64)
-        bad = 0
+        lost = 0
         for i in range(m):
             double[i] = values[i]
-            bad += 0 if np.isfinite(values[i]) else 1
-        return bad
+            lost += 0 if np.isfinite(values[i]) else 1
+        return lost
     single = bits.view(np.float32)
     for i in range(m):
         single[i] = values[i]
+    if values.itemsize == 8 and code != 1:
+        # To odd, so that rounding once more is as rounding once: truncate, then mark what was lost in the last bit.
+        for i in range(m):
+            back = np.float64(single[i])
+            bits[i] -= np.uint32(abs(back) > abs(values[i]))
+            bits[i] |= np.uint32(back != values[i])
+    # The least magnitude that is infinite after rounding; NaNs lie above it.
+    limit = np.uint32(0x7F800000) if code == 1 else (np.uint32(0x7F7F8000) if code == 3 else np.uint32(0x477FF000))
     special = np.uint32(0)
     for i in range(m):
-        special += np.uint32((bits[i] & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+        special += np.uint32((bits[i] & np.uint32(0x7FFFFFFF)) >= limit)
     bad = np.int64(special)
     if code == 1:
         target = out[4 * first : 4 * (first + m)].view(np.uint32)
@@ -331,22 +345,23 @@ def _agree(work, n, m, weight, average, tie, acc):  # type: ignore[no-untyped-de
             row[i] *= w
             acc[i] += row[i]
     votes, total = work[1], work[2]
+    one, even = acc.dtype.type(1), acc.dtype.type(tie)
     for i in range(m):
         vote = acc[i]
-        votes[i] = 1 if vote > 0 else (-1 if vote < 0 else tie)
+        votes[i] = one if vote > zero else (-one if vote < zero else even)
         # A NaN anywhere makes the vote NaN: elect nobody and let the NaN through instead of hiding it.
         acc[i] = zero if vote == vote else vote
         total[i] = zero
     for j in range(n):
         row = work[3 + j]
-        w = weight[j] if average == 3 else acc.dtype.type(1)
+        w = weight[j] if average == 3 else one
         if average == 4:
             for i in range(m):
                 v = row[i] * votes[i]
                 acc[i] = max(acc[i], v)
         else:
             for i in range(m):
-                agree = row[i] * votes[i] > 0
+                agree = row[i] * votes[i] > zero
                 acc[i] += row[i] if agree else zero
                 total[i] += w if agree else zero
     if average == 4:
@@ -354,7 +369,7 @@ def _agree(work, n, m, weight, average, tie, acc):  # type: ignore[no-untyped-de
             acc[i] *= votes[i]
     elif average >= 2:
         for i in range(m):
-            acc[i] /= total[i] if total[i] != 0 else acc.dtype.type(1)
+            acc[i] /= total[i] if total[i] != zero else one
 
 
 @_jit
@@ -370,13 +385,15 @@ def _combine(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbe
             _load(raw, offsets[0], codes[0], at, m, bits, base)
         if average == 0:
             row = work[1]
-            for i in range(m):
-                acc[i] = 0
             for j in range(n):
                 _model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, base, row)
                 w = weight[j]
-                for i in range(m):
-                    acc[i] += w * row[i]
+                if j == 0:  # not added to zero, which would turn -0.0 into 0.0
+                    for i in range(m):
+                        acc[i] = w * row[i]
+                else:
+                    for i in range(m):
+                        acc[i] += w * row[i]
         else:
             for j in range(n):
                 _model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, base, work[3 + j])
@@ -450,13 +467,13 @@ def _mass(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers,
 
 
 @_jit
-def _magnitudes32(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, work, low, shift, below, bins):  # type: ignore[no-untyped-def]
+def _magnitudes32(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, work, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     base, row = work[0], work[1]
     size = bins.shape[1]
     pattern = row.view(np.uint32)
     hit = np.zeros(2048, np.uint8)
     hits = hit.view(np.uint64)
-    for at in range(0, count, 2048):
+    for at in range(0, count, 2048 * every):
         m = min(2048, count - at)
         if has_base:
             _load(raw, offsets[0], codes[0], at, m, bits, base)
@@ -483,11 +500,11 @@ def _magnitudes32(raw, offsets, codes, is_delta, has_base, start, count, kinds, 
 
 
 @_jit
-def _magnitudes64(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, work, low, shift, below, bins):  # type: ignore[no-untyped-def]
+def _magnitudes64(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, work, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     base, row = work[0], work[1]
     size = np.uint64(bins.shape[1])
     pattern = row.view(np.uint64)
-    for at in range(0, count, 2048):
+    for at in range(0, count, 2048 * every):
         m = min(2048, count - at)
         if has_base:
             _load(raw, offsets[0], codes[0], at, m, bits, base)

@@ -58,7 +58,7 @@ def build(
     layout = lay_out(fates.order, recipe.output.shard_size, metadata)
     sidecars = _sidecars(recipe, base, models, report, decider, fates)
     double = [work_double(recipe, site) for site in fates.merged]
-    budget = memory or default_memory()
+    budget = default_memory() if memory is None else memory
     planned, held = schedule(
         fates.merged, double, budget=budget, threads=threads or len(os.sched_getaffinity(0)), device=device
     )

@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eutectic.adapters.lora import against, fold, is_adapter, open_adapter
-from eutectic.checkpoint.open import Located, locate, open_located, parse_reference
+from eutectic.checkpoint.open import Located, is_adapter, locate, open_located, parse_reference
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.recipe.model import Recipe
+
+if TYPE_CHECKING:  # recipes know the methods and so load torch, which opening a model does not need
+    from eutectic.recipe.model import Recipe
 
 
 def open_input(
@@ -35,18 +37,21 @@ def open_input(
     """
     parsed = parse_reference(_rooted(reference, root))
     located = locate(parsed, pickles=pickles, offline=offline)
+    alone = located.path.is_dir() and is_adapter(located.path) and not _has_weights(located)
+    if parsed.adapter is None and not alone:
+        return open_located(reference, located, pickles=pickles)
+    # Here, since adapters load the compiled kernels (half a second), and most models are none.
+    from eutectic.adapters.lora import against, fold, open_adapter
+
     if parsed.adapter is not None:
         under = open_located(parsed.path, located, pickles=pickles)
         on_top = locate(parse_reference(_rooted(parsed.adapter, root)), pickles=pickles, offline=offline)
         return _named(fold(under, on_top.path), reference)
-    if located.path.is_dir() and is_adapter(located.path) and not _has_weights(located):
-        opened = open_adapter(located.path) if base is None else against(base, located.path)
-        return _named(opened, reference)
-    return open_located(reference, located, pickles=pickles)
+    return _named(open_adapter(located.path) if base is None else against(base, located.path), reference)
 
 
 def open_inputs(
-    recipe: Recipe, stage: Callable[[Recipe], Checkpoint], *, offline: bool = False
+    recipe: "Recipe", stage: Callable[["Recipe"], Checkpoint], *, offline: bool = False
 ) -> tuple[Checkpoint | None, tuple[Checkpoint, ...]]:
     """Opens the base and the models of a recipe; `stage` opens those that are recipes themselves.
 

@@ -121,13 +121,12 @@ def _settle(costs: _Costs, states: int, budget: int, workers: int, size: int, wh
 
 
 def _levels(folds: Sequence[Statistic]) -> float:
-    """Readings of the inputs that model-wide statistics of one site take: a sampled one costs its sample and a sweep."""
+    """Readings of the inputs that model-wide statistics of one site take, samples (a sixty-fourth) not counted."""
     depth: dict[Statistic, int] = {}
     for statistic in sorted(folds, key=lambda each: len(each.after)):
         if statistic.scope is Scope.MODEL:
             depth[statistic] = 1 + max((depth.get(each, 0) for each in statistic.after), default=0)
-    samples = max((1 / statistic.sample for statistic in depth if statistic.sample > 1), default=0.0)
-    return max(depth.values(), default=0) + samples
+    return max(depth.values(), default=0)
 
 
 def _over(costs: _Costs, states: int, budget: int) -> OverBudget:

@@ -116,13 +116,12 @@ class Statistic(Protocol):
         """Statistics whose results it needs first, at the same chain position."""
         ...
 
-    @property
-    def sample(self) -> int:
-        """The first sweep need show only one in `sample` elements, in stretches; 1 when it must see all."""
-        ...
-
     def init(self, parts: list[Part], n: int, double: bool) -> Any:
         """Returns an empty state for one scope of n models, computed in float64 if `double`."""
+        ...
+
+    def sample(self, state: Any) -> int:
+        """The sweep that fills this state need show only one element in so many; 1 when it must see all."""
         ...
 
     def update(self, state: Any, seen: Seen) -> None:

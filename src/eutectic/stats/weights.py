@@ -40,8 +40,7 @@ class _OfWeights:
     def after(self) -> tuple[Statistic, ...]:
         return ()
 
-    @property
-    def sample(self) -> int:
+    def sample(self, state: object) -> int:
         return 1
 
 
@@ -58,7 +57,7 @@ def _grains(part: Part) -> int:
 def _total(state: Sums) -> Floats:
     """Adds all grains of all tensors, in name order and index order, with one rounding per number."""
     blocks = np.concatenate([state[name] for name in sorted(state)])
-    flat = blocks.reshape(len(blocks), -1)
+    flat = blocks.reshape(len(blocks), math.prod(blocks.shape[1:]))  # -1 is undefined when there are no grains
     exact = [math.fsum(flat[:, k]) if np.isfinite(flat[:, k]).all() else float(flat[:, k].sum()) for k in range(flat.shape[1])]
     return np.array(exact).reshape(blocks.shape[1:])
 
@@ -136,7 +135,7 @@ def _join(left: Sums, right: Sums) -> Sums:
     for name, grains in right.items():
         if left[name].shape == grains.shape:
             left[name] += grains
-        elif grains.size:
+        elif 0 not in grains.shape[1:]:  # the other state has seen this tensor, be it empty
             left[name] = grains
     return left
 
@@ -198,7 +197,7 @@ def kept_rank(total: int, density: float, rank: Rank) -> int:
         return total - int(total * density)
     if rank == "exact":
         return total - max(1, int(density * total)) + 1
-    return int(total * (1 - density))
+    return int(total * round(1 - density, 15))  # 1 - 0.9 is 0.1 and not 0.09999999999999998
 
 
 @dataclass
@@ -208,14 +207,14 @@ class Window:
     Attributes:
         total: elements in the scope.
         double: patterns are of float64 instead of float32.
-        sampling: this sweep sees a sample and only guesses where to look.
+        sampling: this sweep need see only one element in so many, to guess where to look; 1 when it counts all.
         low: first pattern of each window; `shift`: log2 of the patterns per bin.
         below, bins: how many patterns lie under the window, and in each bin.
     """
 
     total: int
     double: bool
-    sampling: bool
+    sampling: int
     low: NDArray[np.uint64]
     shift: NDArray[np.int64]
     below: NDArray[np.int64]
@@ -224,6 +223,8 @@ class Window:
 
 #: A guess is this wide at least, in share of all ranks on either side.
 _MARGIN = 0.003
+#: A sample of so many elements narrows the window enough.
+_ENOUGH = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -239,9 +240,8 @@ class MagnitudeQuantile(_OfWeights):
     density: Numbers = (1.0,)
     rank: Rank = "official"
 
-    @property
-    def sample(self) -> int:
-        return 64
+    def sample(self, state: Window) -> int:
+        return state.sampling
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
         total = sum(part.numel for part in parts)
@@ -249,7 +249,7 @@ class MagnitudeQuantile(_OfWeights):
         empty = np.zeros(n, np.int64)
         bins = np.zeros((n, BINS), np.int64)
         # A small scope is counted whole at once: a sample of it would say too little.
-        sampling = total >= 64 * GRAIN
+        sampling = min(64, max(1, total // _ENOUGH))
         return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins)
 
     def update(self, state: Window, seen: Seen) -> None:
@@ -277,10 +277,10 @@ class MagnitudeQuantile(_OfWeights):
             pattern, window = _look(state, model, rank)
             found.append(-1 if pattern is None else pattern)
             windows.append(window)
-        if state.sampling or min(found) < 0:
+        if state.sampling > 1 or min(found) < 0:
             low, shift = zip(*windows, strict=True)
-            fresh = np.zeros_like(state.bins)
-            again = Window(state.total, state.double, False, np.array(low, np.uint64), np.array(shift), state.below * 0, fresh)
+            fresh = np.zeros(state.bins.shape, np.int64)
+            again = Window(state.total, state.double, 1, np.array(low, np.uint64), np.array(shift), state.below * 0, fresh)
             return Again(again)
         cuts = np.array(found, np.uint64)
         values = cuts.view(np.float64) if state.double else cuts.astype(np.uint32).view(np.float32)
@@ -309,22 +309,32 @@ def _look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, 
     low, shift = int(state.low[model]), int(state.shift[model])
     if rank <= 0:
         return 0, (0, 0)
-    bins = state.bins[model]
-    upto = int(state.below[model]) + np.cumsum(bins)
-    if state.sampling:
-        seen = int(upto[-1])
+    below, bins = int(state.below[model]), state.bins[model]
+    counted = below + int(bins.sum())
+    if state.sampling > 1:
         share = rank / state.total
-        margin = max(_MARGIN, 6 * math.sqrt(share * (1 - share) / max(1, seen / 16)))
-        first, last = (int(np.searchsorted(upto, seen * edge)) for edge in (share - margin, share + margin))
-        return None, _cover(low + (first << shift), min(low + ((min(last, BINS - 1) + 1) << shift) - 1, _top(state.double)))
-    if rank <= state.below[model]:
+        # Neighbours are alike, so a sample says less than its size.
+        margin = max(_MARGIN, 5 * math.sqrt(share * (1 - share) / max(1, counted / 4)))
+        first, last = (_bin_of(bins, math.ceil(counted * edge) - below) for edge in (share - margin, share + margin))
+        return None, _cover(low + (first << shift), min(low + ((last + 1) << shift) - 1, _top(state.double)))
+    if rank <= below:
         return None, _cover(0, low - 1)
-    if rank > upto[-1]:
+    if rank > counted:
         return None, _cover(low + (BINS << shift), _top(state.double))
-    found = int(np.searchsorted(upto, rank))
+    found = _bin_of(bins, rank - below)
     if shift == 0:
         return low + found, (low, 0)
     return None, _cover(low + (found << shift), low + ((found + 1) << shift) - 1)
+
+
+def _bin_of(bins: NDArray[np.int64], rank: int) -> int:
+    """Returns the bin that holds the rank-th of all counted (from 1), or the first or last for ranks outside."""
+    stretch = 512
+    coarse = np.cumsum(bins.reshape(-1, stretch).sum(1))
+    at = min(int(np.searchsorted(coarse, rank)), len(coarse) - 1)
+    before = int(coarse[at - 1]) if at else 0
+    fine = np.cumsum(bins[at * stretch : (at + 1) * stretch])
+    return at * stretch + min(int(np.searchsorted(fine, rank - before)), stretch - 1)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The verbs: open, merge, plan, run, verify, diff. The command line and other faces call these and nothing below."""
+"""Carries out recipes: plan, run; and looks at what came of them: verify, diff."""
 
 import json
 import os
@@ -6,8 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from eutectic import speed
 from eutectic.about import VERSION
+from eutectic.api import models
+from eutectic.api.recipes import read
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.diagnose.difference import TensorDifference, compare_checkpoints
@@ -18,131 +22,13 @@ from eutectic.engine.staged import staged
 from eutectic.engine.staging import RECEIPT, RECIPE, finished
 from eutectic.engine.verify import Verification
 from eutectic.engine.verify import verify as verify_plan
-from eutectic.errors import CheckpointError, RecipeError
-from eutectic.layout.inspection import Inspection, inspect_checkpoint
-from eutectic.methods import METHODS, get
-from eutectic.methods.page import describe as describe_declared
-from eutectic.methods.page import page
+from eutectic.errors import CheckpointError, OverBudget, RecipeError
 from eutectic.plan.build import build, default_memory
-from eutectic.plan.inputs import open_input, open_inputs
+from eutectic.plan.inputs import open_inputs
 from eutectic.plan.steps import Plan
 from eutectic.quantities import parse_bytes
-from eutectic.recipe.model import ModelEntry, Recipe, Rule
+from eutectic.recipe.model import Recipe
 from eutectic.recipe.parse import read_recipe
-from eutectic.recipe.schema import json_schema
-
-Model = Checkpoint | Recipe | ModelEntry | Mapping[str, Any] | str | os.PathLike[str]
-
-
-def open(reference: str | os.PathLike[str], *, pickles: bool = False, offline: bool = False) -> Checkpoint:
-    """Opens a model, an adapter (as deltas) or `base+adapter`; reads headers only.
-
-    Args:
-        reference: a path, `org/name@revision`, or one of these `+adapter`.
-        pickles: allow torch pickle files, whose tensors are read and whose code is never run.
-        offline: do not download a hub model that is not cached.
-
-    Raises:
-        CheckpointError: when there is no such model, or a file breaks a rule of its format.
-        MismatchError: when an adapter does not fit its base.
-    """
-    return open_input(os.fspath(reference), pickles=pickles, offline=offline)
-
-
-def inspect(reference: str | os.PathLike[str], *, pickles: bool = False, offline: bool = False) -> Inspection:
-    """Looks at a model or adapter: names, roles, blocks, shapes, types. Reads headers only.
-
-    Raises:
-        CheckpointError: as `open`.
-    """
-    opened = open(reference, pickles=pickles, offline=offline)
-    try:
-        return inspect_checkpoint(opened)
-    finally:
-        opened.source.close()
-
-
-def describe_method(name: str) -> dict[str, Any]:
-    """Returns a method's declarations as plain data.
-
-    Raises:
-        RecipeError: when there is no such method.
-    """
-    return describe_declared(get(name))
-
-
-def explain_method(name: str) -> str:
-    """Returns a page of text on a method.
-
-    Raises:
-        RecipeError: when there is no such method.
-    """
-    return page(get(name))
-
-
-def rule(match: str | Sequence[str] | None = None, **settings: Any) -> Rule:
-    """Makes a rule of a recipe: `rule("*.self_attn.*", density=0.5)`.
-
-    Args:
-        match: globs on the output tensor's name.
-        settings: `role`, `blocks`, `models`, `keep` or `method` as in a recipe; anything else is set as a parameter.
-    """
-    own = {key: settings.pop(key) for key in ("role", "blocks", "models", "keep", "method", "set") if key in settings}
-    return Rule.model_validate({"match": match, **own, "set": {**own.get("set", {}), **settings}})
-
-
-def merge(
-    models: Sequence[Model],
-    *,
-    method: Any,
-    base: Checkpoint | str | os.PathLike[str] | None = None,
-    rules: Sequence[Rule | Mapping[str, Any]] = (),
-    seed: int = 0,
-    **options: Any,
-) -> Recipe:
-    """Makes a recipe. Nothing is read; `plan` and `run` carry it out.
-
-    Args:
-        models: paths, references, open checkpoints, recipes (merged on the fly), or mappings with per-model values
-            such as `{"model": "code/", "weight": 0.6}`.
-        method: a name, `{name: {parameter: value}}`, or a list of these: transforms, then one combine.
-        base: the base, for methods that work on differences from it.
-        rules: exceptions, later ones win; see `rule`.
-        seed: of every random draw.
-        options: other keys of a recipe, such as `output={"dtype": "bfloat16"}` or `missing="base"`.
-
-    Raises:
-        RecipeError: when the recipe asks for what does not exist; everything at once.
-    """
-    data: dict[str, Any] = {
-        "models": [_entry(model) for model in models],
-        "method": method,
-        "rules": [each if isinstance(each, Rule) else dict(each) for each in rules],
-        "seed": seed,
-        **options,
-    }
-    if base is not None:
-        data["base"] = base.reference if isinstance(base, Checkpoint) else os.fspath(base)
-    return read_recipe(data)
-
-
-def _entry(model: Model) -> Any:
-    if isinstance(model, Checkpoint):
-        return model.reference
-    if isinstance(model, Mapping) and isinstance(model.get("model"), Checkpoint):
-        return {**model, "model": model["model"].reference}
-    if isinstance(model, str | Mapping | Recipe | ModelEntry):
-        return model
-    return os.fspath(model)
-
-
-def read(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
-    """Reads a recipe from a YAML or JSON file, or from plain data.
-
-    Raises:
-        RecipeError: with file, line, what was expected, and the nearest key; everything at once.
-    """
-    return recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
 
 
 def plan(
@@ -170,8 +56,17 @@ def plan(
         OverBudget: when the budget is too small; says the least that works.
     """
     read_one = read(recipe)
+    _check_device(device)
     budget = parse_bytes(memory) if memory is not None else default_memory()
     return _plan(read_one, budget, threads, device, offline)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecipeError(f"expected cpu or a device that torch finds here, found {device!r}: {reason}") from error
 
 
 def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline: bool) -> Plan:
@@ -180,31 +75,42 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
     stages = sum(1 for entry in recipe.models if entry.recipe is not None)
     share = budget // (stages + 1)
     held: list[Plan] = []
+    short: list[OverBudget] = []
 
     def stage(inner: Recipe) -> Checkpoint:
         # A stage's tensors are handed on in work precision: its own output type would round a second time.
         if inner.output.dtype == "as-base":
             wide = inner.output.model_copy(update={"dtype": "float64" if inner.dtype == "float64" else "float32"})
             inner = inner.model_copy(update={"output": wide})
-        planned = _plan(inner, share, threads, device, offline)
+        try:
+            planned = _plan(inner, share, threads, device, offline)
+        except OverBudget as error:  # planned with what it needs, to learn what the others need
+            short.append(error)
+            planned = _plan(inner, error.needed, threads, device, offline)
         held.append(planned)
         return staged(planned, f"recipe {len(held)}")
 
     base, models = open_inputs(recipe, stage, offline=offline)
+    room = share if short else budget - sum(each.peak for each in held)
     try:
-        return build(
-            recipe,
-            base,
-            models,
-            version=VERSION,
-            memory=budget - sum(each.peak for each in held),
-            threads=threads,
-            device=device,
-        )
-    except BaseException:
+        built = build(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
+        if short:
+            raise short.pop()
+    except BaseException as error:
         for each in [*([base] if base else []), *models]:
             each.source.close()
+        if stages and isinstance(error, OverBudget):
+            raise _over_all([*short, error], stages + 1) from error
         raise
+    return built
+
+
+def _over_all(short: Sequence[OverBudget], parts: int) -> OverBudget:
+    """Says what a recipe with stages needs: each of its parts gets an equal share."""
+    worst = max(short, key=lambda error: error.needed)
+    needed = parts * worst.needed
+    text = f"{str(worst).partition('; give')[0]}; with its stages it takes {parts} times that, so give at least"
+    return OverBudget(f"{text} --memory {-(-needed // 2**20)}MiB", needed)
 
 
 def check_output(plan: Plan, out: str | os.PathLike[str]) -> None:
@@ -216,9 +122,7 @@ def check_output(plan: Plan, out: str | os.PathLike[str]) -> None:
     finished(Path(os.fspath(out)), plan.job)
 
 
-def run(
-    plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: Sequence[Observer] = ()
-) -> Receipt:
+def run(plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: Sequence[Observer] = ()) -> Receipt:
     """Carries out a plan. The output folder appears whole or not at all.
 
     Args:
@@ -275,10 +179,10 @@ def verify(
     folder = Path(os.fspath(out))
     if not (folder / RECIPE).is_file() or not (folder / RECEIPT).is_file():
         raise CheckpointError(f"{folder}: expected an output of eutectic with {RECIPE} and {RECEIPT}, found none")
-    recipe = read_recipe(folder / RECIPE).model_copy(update={"root": Path(os.fspath(root)) if root else None})
+    recipe = read_recipe(folder / RECIPE, root=Path(os.fspath(root)) if root is not None else Path())
     planned = plan(recipe, memory=memory, threads=threads)
     receipt = Receipt.from_dict(_json(folder / RECEIPT))
-    output = open(folder)
+    output = models.open(folder)
     try:
         found = verify_plan(planned, output.source, sample)
     finally:
@@ -312,34 +216,22 @@ def diff(
     Raises:
         CheckpointError: when a model is missing or broken.
     """
-    one, other = (each if isinstance(each, Checkpoint) else open(each) for each in (first, second))
+    one, other = (each if isinstance(each, Checkpoint) else models.open(each) for each in (first, second))
     return compare_checkpoints(one, other, threads or len(os.sched_getaffinity(0)))
 
 
 __all__ = [
-    "METHODS",
-    "Checkpoint",
     "Event",
     "Finished",
-    "Inspection",
     "Plan",
     "Progress",
     "Receipt",
-    "Recipe",
     "Started",
     "TensorDifference",
     "Verification",
     "check_output",
-    "describe_method",
     "diff",
-    "explain_method",
-    "inspect",
-    "json_schema",
-    "merge",
-    "open",
     "plan",
-    "read",
-    "rule",
     "run",
     "speed",
     "verify",

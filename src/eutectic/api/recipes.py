@@ -1,0 +1,110 @@
+"""Makes and reads recipes, and tells of the methods they may name. No model is opened."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from eutectic.checkpoint.source import Checkpoint
+from eutectic.methods import METHODS, get
+from eutectic.methods.page import describe, page
+from eutectic.recipe.check import check
+from eutectic.recipe.model import ModelEntry, Recipe, Rule
+from eutectic.recipe.parse import read_recipe
+from eutectic.recipe.schema import json_schema
+
+Model = Checkpoint | Recipe | ModelEntry | Mapping[str, Any] | str | os.PathLike[str]
+_RULE_KEYS = ("role", "blocks", "models", "keep", "method")
+
+
+def describe_method(name: str) -> dict[str, Any]:
+    """Returns a method's declarations as plain data.
+
+    Raises:
+        RecipeError: when there is no such method.
+    """
+    return describe(get(name))
+
+
+def explain_method(name: str) -> str:
+    """Returns a page of text on a method.
+
+    Raises:
+        RecipeError: when there is no such method.
+    """
+    return page(get(name))
+
+
+def rule(match: str | Sequence[str] | None = None, **settings: Any) -> dict[str, Any]:
+    """Makes a rule for `merge`: `rule("*.self_attn.*", density=0.5)`. It is checked with the recipe it stands in.
+
+    Args:
+        match: globs on the output tensor's name.
+        settings: `role`, `blocks`, `models`, `keep`, `method` or `set` as in a recipe; anything else is set as a
+            parameter.
+    """
+    written: dict[str, Any] = {} if match is None else {"match": match}
+    written |= {key: settings.pop(key) for key in _RULE_KEYS if key in settings}
+    values = settings.pop("set", None)
+    if settings and (values is None or isinstance(values, Mapping)):
+        values = {**(values or {}), **settings}
+    return written if values is None else {**written, "set": values}
+
+
+def merge(
+    models: Sequence[Model],
+    *,
+    method: Any,
+    base: Checkpoint | str | os.PathLike[str] | None = None,
+    rules: Sequence[Rule | Mapping[str, Any]] = (),
+    seed: int = 0,
+    **options: Any,
+) -> Recipe:
+    """Makes a recipe. Nothing is read; `plan` and `run` carry it out.
+
+    Args:
+        models: paths, references, open checkpoints, recipes (merged on the fly), or mappings with per-model values
+            such as `{"model": "code/", "weight": 0.6}`.
+        method: a name, `{name: {parameter: value}}`, or a list of these: transforms, then one combine.
+        base: the base, for methods that work on differences from it.
+        rules: exceptions, later ones win; see `rule`.
+        seed: of every random draw.
+        options: other keys of a recipe, such as `output={"dtype": "bfloat16"}` or `missing="base"`.
+
+    Raises:
+        RecipeError: when the recipe asks for what does not exist; everything at once.
+    """
+    data: dict[str, Any] = {
+        "models": [_entry(model) for model in models],
+        "method": method,
+        "rules": [each.plain() if isinstance(each, Rule) else dict(each) for each in rules],
+        "seed": seed,
+        **options,
+    }
+    if base is not None:
+        data["base"] = base.reference if isinstance(base, Checkpoint) else os.fspath(base)
+    return read_recipe(data)
+
+
+def _entry(model: Model) -> Any:
+    if isinstance(model, Checkpoint):
+        return model.reference
+    if isinstance(model, Mapping) and isinstance(model.get("model"), Checkpoint):
+        return {**model, "model": model["model"].reference}
+    if isinstance(model, str | Mapping | Recipe | ModelEntry):
+        return model
+    return os.fspath(model)
+
+
+def read(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
+    """Reads a recipe from a YAML or JSON file, or from plain data; a `Recipe` is checked and returned as it is.
+
+    Raises:
+        RecipeError: with file, line, what was expected, and the nearest key; everything at once.
+    """
+    if isinstance(recipe, Recipe):
+        check(recipe)  # one made from parts has not been
+        return recipe
+    return read_recipe(recipe)
+
+
+__all__ = ["METHODS", "Recipe", "describe_method", "explain_method", "json_schema", "merge", "read", "rule"]

@@ -1,0 +1,2 @@
+"""x."""
+LAWS_ASIDE = {"normalize": {"fixed_point", "identity", "shift"}}

@@ -1,0 +1,2 @@
+"""x."""
+LAWS_ASIDE = {"floor": {"scale", "identity"}}

@@ -1,0 +1,2 @@
+"""x."""
+LAWS_ASIDE = {"scale": {"fixed_point", "identity", "shift"}}

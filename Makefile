@@ -10,7 +10,7 @@ help:
 	@echo "make demo      merge six adapters onto a real model and measure the result"
 	@echo "make test      the tests (make test-all: the slow ones too)"
 	@echo "make check     lint, format and types (make format: apply the format)"
-	@echo "make docs      run every example of README and docs"
+	@echo "make docs      write the generated pages, and run every example of README and docs"
 
 setup: $(STAMP)
 	@true
@@ -37,7 +37,8 @@ format: $(STAMP)
 	@$(BIN)/ruff check --fix --quiet . && $(BIN)/ruff format .
 
 docs: $(STAMP)
-	@scripts/test tests/docs
+	@$(BIN)/python scripts/generate.py
+	@scripts/test tests/docs -m "not slow"
 
 clean:
 	rm -rf .venv dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis examples/text/out

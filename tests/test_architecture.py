@@ -47,6 +47,7 @@ LATE_IMPORTS = {
     "eutectic": "the verbs: `import eutectic` is light, and each verb loads what it needs when it is first used",
     "eutectic.checkpoint.pickled": "torch: a header is read, and `inspect` answers, without it",
     "eutectic.cli.main": "the verbs' files: only the one that was called for is loaded",
+    "eutectic.numerics.tensors": "torch, for all: the fused kernels do without it",
     "eutectic.plan.inputs": "adapters, which load the compiled kernels: opening a model does without",
 }
 
@@ -55,6 +56,8 @@ LIGHT = {
     "eutectic": {"torch", "numba", "numpy", "pydantic", "huggingface_hub", "rich"},
     "eutectic.cli": {"torch", "numba", "numpy", "huggingface_hub", "rich.progress"},
     "eutectic.api.models": {"torch", "numba", "pydantic", "ruamel.yaml", "rich"},
+    "eutectic.api.recipes": {"torch", "rich"},
+    "eutectic.api.runs": {"torch", "rich"},
 }
 
 #: Source files whose tests stand elsewhere, each with its reason.

@@ -27,7 +27,7 @@ MEMORY = "512 MiB"
 #: What is printed, and the method as a recipe writes it.
 MERGES: Mapping[str, object] = {
     "average": "linear",
-    "task arithmetic 0.4": {"task_arithmetic": {"weight": 0.4}},
+    "task arithm. 0.4": {"task_arithmetic": {"weight": 0.4}},
     "TIES 20 %": {"ties": {"density": 0.2, "weight": 1.0}},
     "DARE 50 %, 0.4": [{"dare": {"density": 0.5}}, {"task_arithmetic": {"weight": 0.4}}],
 }
@@ -37,10 +37,11 @@ Scores = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Merged:
-    """A finished merge: its folder, seconds from plan to rename, and its peak memory as planned, in bytes."""
+    """A finished merge: its folder, seconds from plan to rename, and its peak memory, real and planned, in bytes."""
 
     folder: Path
     seconds: float
+    peak: int
     planned: int
 
 
@@ -50,8 +51,8 @@ def merge(method: object, experts: Sequence[str], base: Path, out: Path) -> Merg
     models = [eutectic.open(ADAPTERS / name) for name in experts]
     recipe = eutectic.merge(models, base=eutectic.open(base), method=method, seed=0)
     plan = eutectic.plan(recipe, memory=MEMORY)
-    eutectic.run(plan, out=out)
-    return Merged(out, time.perf_counter() - start, plan.peak)
+    receipt = eutectic.run(plan, out=out)
+    return Merged(out, time.perf_counter() - start, receipt.memory["peak"], plan.peak)
 
 
 def show_merges(console: Console, merges: Mapping[str, Merged]) -> None:
@@ -59,24 +60,28 @@ def show_merges(console: Console, merges: Mapping[str, Merged]) -> None:
     table = Table(title=f"Merges of {len(TASKS)} adapters onto the base (budget {MEMORY})", title_justify="left")
     table.add_column("merge")
     table.add_column("time", justify="right")
-    table.add_column("planned peak memory", justify="right")
+    table.add_column("peak memory", justify="right")
+    table.add_column("planned", justify="right")
     for name, merged in merges.items():
-        table.add_row(name, format_seconds(merged.seconds), format_bytes(merged.planned))
+        table.add_row(name, format_seconds(merged.seconds), format_bytes(merged.peak), format_bytes(merged.planned))
     console.print(table)
 
 
 def show_scores(console: Console, results: Mapping[str, Scores], experts: Scores) -> None:
-    """Prints accuracy in percent: one row a model, one column a task; then the mean and its share of the experts'."""
-    best = sum(experts[task] for task in TASKS) / len(TASKS)
+    """Prints accuracy in percent, a column a model; below the tasks the mean, its share of the experts', the unseen."""
+    columns = {**results, "own expert": experts}
+    means = {name: sum(scores[task] for task in TASKS) / len(TASKS) for name, scores in columns.items()}
     table = Table(title="Accuracy in %", title_justify="left")
-    table.add_column("model")
-    for heading in (*TASKS, "mean", "of experts", f"{UNSEEN} (unseen)"):
-        table.add_column(heading, justify="right")
-    for name, scores in {**results, "own expert": experts}.items():
-        mean = sum(scores[task] for task in TASKS) / len(TASKS)
-        cells = [f"{100 * scores[task]:.1f}" for task in TASKS]
-        unseen = f"{100 * scores[UNSEEN]:.1f}" if UNSEEN in scores else ""
-        table.add_row(name, *cells, f"{100 * mean:.1f}", f"{100 * mean / best:.0f} %", unseen)
+    table.add_column("task", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="right")
+    for task in TASKS:
+        table.add_row(task, *(f"{100 * scores[task]:.1f}" for scores in columns.values()))
+    table.add_section()
+    table.add_row("mean", *(f"{100 * mean:.1f}" for mean in means.values()))
+    table.add_row("of the experts'", *(f"{100 * mean / means['own expert']:.0f} %" for mean in means.values()))
+    unseen = (f"{100 * scores[UNSEEN]:.1f}" if UNSEEN in scores else "" for scores in columns.values())
+    table.add_row(f"{UNSEEN} (unseen)", *unseen)
     console.print(table)
 
 

@@ -20,13 +20,13 @@ def parse_bytes(text: str | int) -> int:
     else:
         found = _SIZE.fullmatch(text)
         if found is None:
-            raise RecipeError(f"expected a size such as '4 GiB' or '500MB', found {text!r}")
+            raise RecipeError(f"expected a size such as '4 GiB' or '500MB', found {text[:40]!r}")
         wide = float(found[1]) * _UNITS[(found[2] or "").lower()]
         size = int(wide) if wide < _MOST else _MOST
     if size <= 0:
-        raise RecipeError(f"expected a size above zero, found {text!r}")
+        raise RecipeError(f"expected a size above zero, found {str(text)[:40]!r}")
     if size >= _MOST:
-        raise RecipeError(f"expected a size below 2**63 bytes, found {str(text)[:40]}")
+        raise RecipeError(f"expected a size below 2**63 bytes, found {str(text)[:40]!r}")
     return size
 
 
@@ -42,9 +42,9 @@ def format_bytes(size: int) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Prints a duration as people say it: `"0.4 s"`, `"12 s"`, `"3 min 20 s"`, `"2 h 05 min"`."""
-    if seconds < 10:
+    if seconds < 9.95:  # what would print as 10.0 s is 10 s
         return f"{seconds:.1f} s"
-    if seconds < 90:
+    if seconds < 89.5:
         return f"{seconds:.0f} s"
     minutes, rest = divmod(round(seconds), 60)
     if minutes < 90:

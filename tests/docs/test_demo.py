@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -42,10 +43,11 @@ def test_demo_shows_that_merging_helps() -> None:
         env={**os.environ, "COLUMNS": "200"},
     )
     assert done.returncode == 0, done.stderr
-    table = done.stdout.split("Accuracy in %")[1]
-    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in table.splitlines() if line.startswith("│")]
-    means = {row[0]: float(row[7]) for row in rows}
+    lines = done.stdout.split("Accuracy in %")[1].splitlines()
+    cells = [[cell.strip() for cell in re.split("[│┃]", line)[1:-1]] for line in lines if line[:1] in {"│", "┃"}]
+    head, rows = cells[0], {row[0]: row[1:] for row in cells[1:]}
+    means = dict(zip(head[1:], map(float, rows["mean"]), strict=True))
     merges = means.keys() - {"base", "own expert"}
     assert len(merges) == 4
     assert all(means["base"] + 10 < means[merge] < means["own expert"] for merge in merges)
-    assert all(float(row[9]) > 0 for row in rows if row[0] != "own expert")
+    assert all(float(cell) > 0 for cell in rows["fortunes (unseen)"][:-1])

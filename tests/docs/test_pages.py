@@ -3,26 +3,22 @@
 import json
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
+from eutectic.cli import main
 from tests.docs.pages import PAGES, ROOT, Block, blocks, write_models
-
-START = "import sys; from eutectic.cli import main; sys.exit(main())"
 
 
 def run_shell(block: Block, page: str) -> None:
     """Runs the `eutectic` commands of a block in the current folder."""
     for command in block.commands:
-        done = subprocess.run(
-            [sys.executable, "-c", START, *shlex.split(command)[1:]], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, f"{page}:{block.line}: `{command}` failed: {done.stderr}"
+        with pytest.raises(SystemExit) as stop:
+            main(shlex.split(command)[1:])
+        assert stop.value.code == 0, f"{page}:{block.line}: `{command}` failed"
 
 
 def run(block: Block, page: str, names: dict[str, Any]) -> None:

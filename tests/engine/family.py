@@ -23,7 +23,13 @@ HEAD = "lm_head.weight"
 BUFFER = "model.position_ids"
 NORM = "model.norm.weight"
 QUERY = "model.layers.{}.self_attn.q_proj.weight"
-CONFIG = {"model_type": "llama", "tie_word_embeddings": True, "vocab_size": 100, "num_hidden_layers": 4, "torch_dtype": "bfloat16"}
+CONFIG = {
+    "model_type": "llama",
+    "tie_word_embeddings": True,
+    "vocab_size": 100,
+    "num_hidden_layers": 4,
+    "torch_dtype": "bfloat16",
+}
 
 Tensors = dict[str, torch.Tensor]
 
@@ -79,7 +85,9 @@ def write_family(root: Path, *, big: bool) -> Path:
     write(root / "half", tuned(base, 12), torch.float16)
     write(root / "full", tuned(base, 13), torch.float32)
     write(root / "double", tuned(base, 14), torch.float64)
-    write(root / "long", tuned(base | {EMBEDDING: torch.cat([base[EMBEDDING], base[EMBEDDING][:7]])}, 15), vocab_size=107)
+    write(
+        root / "long", tuned(base | {EMBEDDING: torch.cat([base[EMBEDDING], base[EMBEDDING][:7]])}, 15), vocab_size=107
+    )
     write(root / "short", tuned(base | {EMBEDDING: base[EMBEDDING][:90]}, 16), vocab_size=90)
     write(root / "lean", {k: v for k, v in tuned(base, 17).items() if k != QUERY.format(2)})
     write(root / "rich", tuned(base, 18) | {"model.extra.weight": base[NORM] + 1})
@@ -107,7 +115,9 @@ def recipes(root: Path, *, big: bool) -> dict[str, dict[str, Any]]:
             "linear": of(*three, method={"linear": weights}, base=False),
             "task_arithmetic": of(*three, method={"task_arithmetic": {"weight": -0.4}}),
             "ties model": of(*three, method={"ties": {"density": 0.2, "scope": "model", "tie": "majority"}}),
-            "ties tensor": of(*three, method={"ties": {"density": 0.3, "scope": "tensor"}}, output={"shard_size": "5MB"}),
+            "ties tensor": of(
+                *three, method={"ties": {"density": 0.3, "scope": "tensor"}}, output={"shard_size": "5MB"}
+            ),
             "dare, ties": of(*three, method=[{"dare": {"density": 0.5}}, {"ties": {"density": 0.6}}], seed=7),
             "dare l1": of(*three, method=[{"dare": {"density": 0.5, "rescale": "l1"}}, "task_arithmetic"]),
             "trim l1": of(*three, method=[{"trim": {"density": 0.3, "rescale": "l1"}}, "task_arithmetic"]),
@@ -175,7 +185,7 @@ def scheduled(plan: eutectic.Plan, **changes: Any) -> eutectic.Plan:
     return replace(plan, schedule=replace(plan.schedule, **changes))
 
 
-class Stop(Exception):  # noqa: N818
+class Stop(Exception):
     """Raised by an observer to stop a run half-way."""
 
 
@@ -190,7 +200,9 @@ class StopAfter:
             raise Stop
 
 
-def run(recipe: Mapping[str, Any] | eutectic.Plan, out: Path, watch: Sequence[Any] = (), **options: Any) -> dict[str, str]:
+def run(
+    recipe: Mapping[str, Any] | eutectic.Plan, out: Path, watch: Sequence[Any] = (), **options: Any
+) -> dict[str, str]:
     """Plans with `options`, runs, and returns the digests of the weight files."""
     plan = recipe if isinstance(recipe, eutectic.Plan) else eutectic.plan(recipe, **options)
     try:

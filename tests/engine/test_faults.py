@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 import eutectic
 from eutectic.engine.journal import Journal
-from tests.engine.family import MEDIUM, Stop, StopAfter, digests, recipes, run, write, base_tensors, tuned
+from tests.engine.family import MEDIUM, Stop, StopAfter, base_tensors, digests, recipes, run, tuned, write
 from tests.engine.victim import die_before, merge, merge_and_wait, merge_within, start
 
 Recipe = dict[str, Any]
@@ -185,12 +185,8 @@ def test_damaged_journal(place: float, damage: str, recipe: Recipe, whole: Path,
         last = [number for number, byte in enumerate(lines[at]) if chr(byte).isdigit()][-4:][0]
         lines[at] = lines[at][:last] + (b"9" if lines[at][last : last + 1] != b"9" else b"8") + lines[at][last + 1 :]
     journal.write_bytes(b"".join(lines))
-    try:
-        resume(recipe, out)
-    except eutectic.OutputError as error:  # the first line no longer names this job
-        assert at == 0
-        assert "--fresh" in str(error)
-        eutectic.run(eutectic.plan(recipe), out, resume=False)
+    receipt = resume(recipe, out)
+    assert receipt.resumed is (at > 1)
     check_absent_or_whole(out, whole)
     assert out.exists()
 
@@ -200,7 +196,7 @@ def test_journal_of_another_job(recipe: Recipe, whole: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     staging = stop_half_way(recipe | {"seed": 5}, out)
     before = (staging / "journal").read_bytes()
-    with pytest.raises(eutectic.OutputError, match="another job.*--fresh"):
+    with pytest.raises(eutectic.OutputError, match=r"another job.*--fresh"):
         resume(recipe, out)
     assert (staging / "journal").read_bytes() == before
     receipt = eutectic.run(eutectic.plan(recipe), out, resume=False)
@@ -224,7 +220,7 @@ def test_two_processes(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
     assert out.exists()
 
 
-# ---- no room ----------------------------------------------------------------------------------------------------------
+# ---- no room ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -298,7 +294,7 @@ def test_read_only_parent(recipe: Recipe, tmpfs: Path) -> None:
     assert list(tmpfs.iterdir()) == []
 
 
-# ---- inputs that change -------------------------------------------------------------------------------------------------
+# ---- inputs that change ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -391,13 +387,13 @@ def test_non_finite_counts_survive_a_stop(own: Recipe, tmp_path: Path) -> None:
     tensors[MEDIUM][3, 5] = float("nan")
     write(tmp_path / "code", tensors)
     kept = own | {"non_finite": "keep", "method": "task_arithmetic"}
-    for share in (0.3, 0.6, 0.9):
+    for share in (0.3, 0.05):
         with pytest.raises(Stop):
             run(kept, tmp_path / "out", [StopAfter(share)], threads=1)
     assert eutectic.run(eutectic.plan(kept), tmp_path / "out").non_finite == {MEDIUM: 1}
 
 
-# ---- where the output goes ---------------------------------------------------------------------------------------------
+# ---- where the output goes -------------------------------------------------------------------------------------------
 
 
 def test_finished_output_again(recipe: Recipe, whole: Path) -> None:
@@ -497,8 +493,6 @@ def test_links_in_the_staging_folder(recipe: Recipe, whole: Path, tmp_path: Path
         out = tmp_path / f"out {name}"
         staging_of(out).mkdir()
         (staging_of(out) / name).symlink_to(victim)
-        try:
+        with contextlib.suppress(eutectic.OutputError):
             run(recipe, out)
-        except eutectic.OutputError:
-            pass
         assert victim.read_bytes() == b"precious"

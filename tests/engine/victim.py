@@ -59,7 +59,7 @@ def merge_and_wait(recipe: dict[str, Any], out: Path, told: Connection) -> None:
 
 
 def die_before(change: int, recipe: dict[str, Any], out: Path, told: Connection) -> None:
-    """Merges, and is killed right before the n-th change to the folder that holds the output; says how many there were."""
+    """Merges, and is killed right before the n-th change to the folder that holds the output; says how many."""
     seen = 0
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
@@ -82,7 +82,7 @@ def merge_within(limit: int, recipe: dict[str, Any], out: Path, told: Connection
     try:
         eutectic.run(plan, out)
         told.send(None)
-    except Exception as error:  # told, whatever it is
+    except (eutectic.EutecticError, OSError) as error:
         told.send((type(error).__name__, str(error)))
 
 

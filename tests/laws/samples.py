@@ -63,7 +63,9 @@ def draw(shape: tuple[int, ...], seed: int, dtype: torch.dtype, n: int = 4) -> S
 def samples() -> list[Sample]:
     """Returns what every law is tried on: shapes, zeros, equal values, huge and tiny numbers, in both precisions."""
     single, double = torch.float32, torch.float64
-    found = [draw(shape, at, single) for at, shape in enumerate([(), (0,), (1,), (7,), (0, 3), (3, 5), (2, 3, 4), (16, 33)])]
+    found = [
+        draw(shape, at, single) for at, shape in enumerate([(), (0,), (1,), (7,), (0, 3), (3, 5), (2, 3, 4), (16, 33)])
+    ]
     found += [draw((5, 7), 20, double), draw((), 21, double)]
     plain = draw((6, 8), 30, single)
     some = torch.arange(48).reshape(6, 8) % 3 == 0

@@ -41,10 +41,10 @@ def values(dtype: str, count: int, seed: int, special: bool) -> torch.Tensor:
     rest = torch.randn(count, generator=source, dtype=torch.float64)
     made = made.where(torch.rand(count, generator=source) < 0.7, rest).to(TORCH[dtype])
     if special:
-        limits = torch.finfo(TORCH[dtype])
+        limits, inf = torch.finfo(TORCH[dtype]), float("inf")
+        small = limits.smallest_normal
         worst = torch.tensor(
-            [0.0, -0.0, limits.smallest_normal / 4, -limits.smallest_normal / 2, limits.max, limits.min, limits.tiny]
-            + [float("inf"), -float("inf"), float("nan")],
+            [0.0, -0.0, small, small / 4, -small / 2, limits.max, limits.min, inf, -inf, float("nan")],
             dtype=TORCH[dtype],
         )
         picks = torch.randint(0, len(worst), (count,), generator=source)
@@ -53,7 +53,13 @@ def values(dtype: str, count: int, seed: int, special: bool) -> torch.Tensor:
 
 
 def job(
-    chain: Sequence[Step], party: Party, types: Sequence[str], shape: tuple[int, ...], *, special: bool = False, **how: Any
+    chain: Sequence[Step],
+    party: Party,
+    types: Sequence[str],
+    shape: tuple[int, ...],
+    *,
+    special: bool = False,
+    **how: Any,
 ) -> Job:
     """Returns a settled merge of numbers in these stored types; its statistics are those of the fused path."""
     count = int(np.prod(shape))
@@ -183,7 +189,9 @@ def test_transform_before_slerp(double: bool) -> None:
     """A combine of weights sees base + what the transforms left, in its statistics too."""
     chain: list[Step] = [("trim", {"density": 0.25}), ("slerp", {"t": 0.5, "parallel": 0.9})]
     base, model = (values("F32", 99, seed, False) for seed in (1, 2))
-    fused, plain = (Job(chain, [model], base, double=double, out="F64", fused=f).run().tensor("w") for f in (True, False))
+    fused, plain = (
+        Job(chain, [model], base, double=double, out="F64", fused=f).run().tensor("w") for f in (True, False)
+    )
     assert torch.allclose(fused, plain, rtol=0, atol=1e-12 if double else 1e-6)
     trimmed = base + (model - base).where((model - base).abs() >= (model - base).abs().topk(25).values[-1], 0.0)
     alone = Job(chain[1:], [trimmed], base, double=double, out="F64").run().tensor("w")

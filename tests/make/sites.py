@@ -139,9 +139,7 @@ class Job:
         """Merges elements start..stop of one settled tensor, in the shape of the whole when they are all of it."""
         return self.map_counted(start, stop, name)[0]
 
-    def map_counted(
-        self, start: int = 0, stop: int | None = None, name: str | None = None
-    ) -> tuple[torch.Tensor, int]:
+    def map_counted(self, start: int = 0, stop: int | None = None, name: str | None = None) -> tuple[torch.Tensor, int]:
         """Merges elements start..stop of one settled tensor; returns how many are not finite beside them."""
         chain = next(chain for chain in self.chains if name in {None, chain.part.name})
         spec = chain.site.spec
@@ -160,7 +158,9 @@ def _named(tensors: torch.Tensor | Named) -> Named:
     return {"w": tensors} if isinstance(tensors, torch.Tensor) else tensors
 
 
-def merge(steps: Sequence[Step] | Step, models: Sequence[torch.Tensor], base: torch.Tensor | None = None, **how: Any) -> torch.Tensor:
+def merge(
+    steps: Sequence[Step] | Step, models: Sequence[torch.Tensor], base: torch.Tensor | None = None, **how: Any
+) -> torch.Tensor:
     """Merges one tensor and returns it; `how` are the further fields of `Job`."""
     chain = [steps] if isinstance(steps[0], str) else steps
     return Job(chain, models, base, **how).run().tensor("w")  # type: ignore[arg-type]

@@ -2,11 +2,10 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from eutectic import speed
 from eutectic.about import VERSION
@@ -23,6 +22,7 @@ from eutectic.engine.staging import RECEIPT, RECIPE, finished
 from eutectic.engine.verify import Verification
 from eutectic.engine.verify import verify as verify_plan
 from eutectic.errors import CheckpointError, OverBudget, RecipeError
+from eutectic.numerics.tensors import torch
 from eutectic.plan.build import build, default_memory
 from eutectic.plan.inputs import open_inputs
 from eutectic.plan.steps import Plan
@@ -62,6 +62,8 @@ def plan(
 
 
 def _check_device(device: str) -> None:
+    if device == "cpu":  # needs no torch
+        return
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
@@ -180,14 +182,13 @@ def verify(
     if not (folder / RECIPE).is_file() or not (folder / RECEIPT).is_file():
         raise CheckpointError(f"{folder}: expected an output of eutectic with {RECIPE} and {RECEIPT}, found none")
     recipe = read_recipe(folder / RECIPE, root=Path(os.fspath(root)) if root is not None else Path())
+    before = _fingerprints(folder / RECEIPT)
     planned = plan(recipe, memory=memory, threads=threads)
-    receipt = Receipt.from_dict(_json(folder / RECEIPT))
-    output = models.open(folder)
-    try:
+    with ExitStack() as opened:
+        for each in planned.inputs:
+            opened.enter_context(_closing(each))
+        output = opened.enter_context(_closing(models.open(folder)))
         found = verify_plan(planned, output.source, sample)
-    finally:
-        output.source.close()
-    before = [each["fingerprint"] for each in receipt.inputs]
     now = [planned.fingerprints[str(number)] for number in range(len(planned.inputs))]
     changed = tuple(
         checkpoint.reference for checkpoint, a, b in zip(planned.inputs, before, now, strict=False) if a != b
@@ -195,14 +196,14 @@ def verify(
     return Verification(found.checked, found.differing, changed)
 
 
-def _json(path: Path) -> dict[str, Any]:
+def _fingerprints(path: Path) -> list[str]:
+    """What a receipt says its inputs were."""
     try:
-        data = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a receipt in JSON, found {error}") from error
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{path}: expected a receipt in JSON, found {type(data).__name__}")
-    return data
+        inputs = json.loads(path.read_text())["inputs"]
+        return [str(each["fingerprint"]) for each in inputs]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise CheckpointError(f"{path}: expected a receipt of eutectic, found {reason}") from error
 
 
 def diff(
@@ -216,8 +217,20 @@ def diff(
     Raises:
         CheckpointError: when a model is missing or broken.
     """
-    one, other = (each if isinstance(each, Checkpoint) else models.open(each) for each in (first, second))
-    return compare_checkpoints(one, other, threads or len(os.sched_getaffinity(0)))
+    with ExitStack() as opened:
+        one, other = (
+            each if isinstance(each, Checkpoint) else opened.enter_context(_closing(models.open(each)))
+            for each in (first, second)
+        )
+        return compare_checkpoints(one, other, threads or len(os.sched_getaffinity(0)))
+
+
+@contextmanager
+def _closing(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
+    try:
+        yield checkpoint
+    finally:
+        checkpoint.source.close()
 
 
 __all__ = [

@@ -68,9 +68,21 @@ def compare_checkpoints(first: Checkpoint, second: Checkpoint, threads: int) -> 
         own, other, between, change = (math.fsum(part[k] for part in parts) for k in range(4))
         distance = math.sqrt(change)
         relative = distance / math.sqrt(own) if own > 0 else (math.inf if distance else 0.0)
-        cosine = between / math.sqrt(own * other) if own > 0 and other > 0 else float(own == other)
-        found.append(TensorDifference(name, distance, relative, max(-1.0, min(1.0, cosine))))
-    return sorted(found, key=lambda each: (bool(each.why), -each.relative if not each.why else 0.0, each.name))
+        found.append(TensorDifference(name, distance, relative, _cosine(own, other, between)))
+    return sorted(found, key=_order)
+
+
+def _cosine(own: float, other: float, between: float) -> float:
+    """Of the angle between two vectors, from their squared norms and their product."""
+    if own == 0 or other == 0:
+        return float(own == other)
+    cosine = between / math.sqrt(own) / math.sqrt(other)
+    return cosine if math.isnan(cosine) else max(-1.0, min(1.0, cosine))
+
+
+def _order(each: TensorDifference) -> tuple[bool, float, str]:
+    """Most changed first; not a number is more than any number."""
+    return bool(each.why), -math.inf if math.isnan(each.relative) else -each.relative, each.name
 
 
 def _incomparable(specs: Sequence[TensorSpec | None], names: tuple[str, str]) -> str:

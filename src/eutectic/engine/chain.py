@@ -8,9 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-import torch
-from torch import Tensor
-
 from eutectic.checkpoint.source import Buffer
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods.site import Site
@@ -19,6 +16,7 @@ from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
 from eutectic.numerics.stages import Combination, Stage
+from eutectic.numerics.tensors import Tensor, load, torch
 from eutectic.plan.steps import Merged
 from eutectic.stats.fold import Part, Scope, Seen, Statistic
 
@@ -50,6 +48,8 @@ class Chain:
         self.double = double
         self.device = device
         self.fused = site.fused and device == "cpu"
+        if not self.fused:
+            load()
         self.results: dict[Request, Any] = {}
         self._values: list[dict[str, Any]] = [dict(step.values) for step in site.steps]
         self._stages: tuple[Stage, ...] | None = None
@@ -158,8 +158,9 @@ class Chain:
 
     def _describe(self, position: int) -> tuple[Stage, ...] | Combination:
         method = self.site.steps[position].method
-        assert method.fused is not None  # the plan chose this way
-        return method.fused(self._view(position), **self._values[position])
+        described = None if method.fused is None else method.fused(self._view(position), **self._values[position])
+        assert described is not None  # the plan chose this way
+        return described
 
     def _stages_before(self, position: int) -> tuple[Stage, ...]:
         stages: tuple[Stage, ...] = ()

@@ -179,7 +179,7 @@ class Executor:
         state = statistic.init([chain.part], len(chain.site.models), chain.double)
         while True:
             shown = rows.sampled(statistic.sample(state))
-            for start, stop in _pieces(rows.count, self._schedule.slice_elements):
+            for start, stop in pieces(rows.count, self._schedule.slice_elements):
                 statistic.update(state, chain.seen(request, shown.part(start, stop)))
             result = statistic.finish(state)
             if not isinstance(result, Again):
@@ -203,7 +203,7 @@ class Executor:
             self._write(worker, chain, rows)
             return
         for first, last in list(self._sink.missing(chain.part.name, rows.count)):
-            for start, stop in _pieces(last, self._grid(chain), first):
+            for start, stop in pieces(last, self.grid(chain), first):
                 self._write(worker, chain, rows.part(start, stop))
 
     def _write(self, worker: Worker, chain: Chain, rows: Rows) -> None:
@@ -217,23 +217,19 @@ class Executor:
     def _fits(self, chain: Chain) -> bool:
         return arena_bytes(chain.site, chain.part.numel) <= self._schedule.resident_bytes
 
-    def _grid(self, chain: Chain) -> int:
+    def grid(self, chain: Chain) -> int:
         """Elements of one slice of a site: a multiple of the grain, or of its rows where it must see whole rows."""
-        size = self._schedule.slice_elements
-        shape = chain.site.spec.shape
-        if chain.site.locality is Locality.ROW:
-            width = max(1, shape[-1] if len(shape) > 1 else chain.part.numel)
-            return max(1, size // width) * width
-        return size
+        size, width = self._schedule.slice_elements, row_width(chain.site)
+        return max(1, size // width) * width
 
     def _cut(self, chain: Chain, start: int, stop: int) -> Iterator[Span]:
-        grid = self._grid(chain)
-        for first, last in _pieces(stop, grid, start):
+        grid = self.grid(chain)
+        for first, last in pieces(stop, grid, start):
             yield Span(chain, first, last)
 
     def _grains(self, chain: Chain) -> Iterator[Span]:
         """Cuts a site for a statistic, which counts in whole grains also where the map goes by rows."""
-        for start, stop in _pieces(chain.part.numel, self._schedule.slice_elements):
+        for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
             yield Span(chain, start, stop)
 
     def _stretches(self, chain: Chain, every: int) -> Iterator[Span]:
@@ -265,7 +261,13 @@ class Executor:
 READ_AHEAD = 64 << 20
 
 
-def _pieces(stop: int, grid: int, start: int = 0) -> Iterator[tuple[int, int]]:
+def row_width(site: Merged) -> int:
+    """Elements that must be seen together: those of a row where the chain goes by rows, else one."""
+    shape = site.spec.shape
+    return max(1, shape[-1] if len(shape) > 1 else site.spec.numel) if site.locality is Locality.ROW else 1
+
+
+def pieces(stop: int, grid: int, start: int = 0) -> Iterator[tuple[int, int]]:
     """Cuts start..stop at multiples of `grid`; an empty tensor is one empty piece."""
     if start == stop:
         yield start, stop

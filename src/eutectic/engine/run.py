@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-import torch
 
 from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.sidecars import Sidecar, write_sidecars
@@ -24,7 +23,9 @@ from eutectic.engine.receipt import Receipt, describe_fates, describe_inputs, ve
 from eutectic.engine.staging import RECEIPT, RECIPE, Staging, finished
 from eutectic.engine.sweep import share
 from eutectic.errors import CheckpointError, MismatchError
-from eutectic.plan.steps import Copied, Feed, Merged, Plan, work_double
+from eutectic.numerics.tensors import one_thread
+from eutectic.plan.spans import work_doubles
+from eutectic.plan.steps import Copied, Feed, Merged, Plan
 
 #: Bytes of one copied piece.
 PIECE = 4 << 20
@@ -56,9 +57,6 @@ def run(
     start = time.perf_counter()
     check_buffers(plan)
     staging = Staging(out, plan.job, resume=resume)
-    # One torch thread: the workers share the cores, and a sum split over threads could depend on their number.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         with Meter() as meter:
             resumed = staging.journal.resumes
@@ -84,7 +82,6 @@ def run(
         _write_text(staging.folder / RECEIPT, receipt.to_json())
         staging.publish()
     finally:
-        torch.set_num_threads(threads)
         staging.close()
     _tell(watch, Finished(receipt.seconds, plan.writes))
     return receipt
@@ -92,8 +89,10 @@ def run(
 
 def chains_of(plan: Plan, stage: str = "") -> list[Chain]:
     """Returns the chain of every merged site, in output order; `stage` keeps its draws apart from other recipes'."""
+    doubles = work_doubles(plan.recipe, plan.merged)
     return [
-        Chain(site, plan.recipe.seed, work_double(plan.recipe, site), plan.device, stage) for site in plan.merged
+        Chain(site, plan.recipe.seed, double, plan.device, stage)
+        for site, double in zip(plan.merged, doubles, strict=True)
     ]
 
 
@@ -101,9 +100,10 @@ def _write_weights(plan: Plan, staging: Staging, resumed: bool, watch: Sequence[
     writer = ShardWriter(staging.folder, plan.layout)
     try:
         _tell(watch, Started(plan.reads, plan.writes, resumed))
-        with _Sink(plan, writer, staging.journal, watch) as sink:
+        chains = chains_of(plan)
+        with one_thread(), _Sink(plan, writer, staging.journal, watch) as sink:
             _copy_all(plan, sink)
-            Executor(plan.inputs, plan.schedule, sink).run(chains_of(plan))
+            Executor(plan.inputs, plan.schedule, sink).run(chains)
         for checkpoint in plan.inputs:
             checkpoint.source.check_unchanged()
         writer.seal()

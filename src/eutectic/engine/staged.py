@@ -11,7 +11,7 @@ from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.engine.chain import Chain
-from eutectic.engine.execute import Executor
+from eutectic.engine.execute import Executor, pieces, row_width
 from eutectic.engine.reader import Worker
 from eutectic.engine.run import chains_of, check_buffers
 from eutectic.methods.declare import Locality
@@ -62,17 +62,26 @@ class Staged:
             return
         chain = self._chains[name]
         itemsize = self._header[name].dtype.bits // 8
-        if chain.site.locality is not Locality.ELEMENT:
+        if chain.site.locality is Locality.TENSOR:
             whole = self._whole(chain, itemsize)
             out[:] = whole[start * itemsize : start * itemsize + len(out)]
             return
         with self._lock:
             self._executor.settle_own(chain)
-        step = self.plan.schedule.slice_elements
-        for at in range(0, len(out) // itemsize, step):
-            stop = min(len(out) // itemsize, at + step)
-            rows = self._worker().load(chain, start + at, start + stop)
-            chain.combine(rows, out[at * itemsize : stop * itemsize], self._header[name].dtype.name)
+        stop = start + len(out) // itemsize
+        grid = self._executor.grid(chain)
+        width = row_width(chain.site)  # whole rows are merged also where parts of them are asked for
+        for first, last in pieces(-(-stop // width) * width, grid, start // width * width):
+            self._merge(chain, first, last, start, out, itemsize)
+
+    def _merge(self, chain: Chain, first: int, last: int, start: int, out: Buffer, itemsize: int) -> None:
+        """Merges elements first..last, and puts those of them into `out` that it takes from `start` on."""
+        worker = self._worker()
+        merged = worker.out((last - first) * itemsize)
+        chain.combine(worker.load(chain, first, last), merged, chain.site.spec.dtype.name)
+        begin, end = max(first, start), min(last, start + len(out) // itemsize)
+        part = merged[(begin - first) * itemsize : (end - first) * itemsize]
+        out[(begin - start) * itemsize : (end - start) * itemsize] = part
 
     def _settle(self) -> None:
         with self._lock:

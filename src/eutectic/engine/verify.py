@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Source
 from eutectic.engine.execute import Executor
 from eutectic.engine.run import chains_of, check_buffers
 from eutectic.errors import CheckpointError
+from eutectic.numerics.tensors import one_thread
 from eutectic.plan.steps import Copied, Merged, Plan
 
 
@@ -56,9 +58,11 @@ def verify(plan: Plan, output: Source, sample: int | None) -> Verification:
     chosen = set(names[::step])
     check_buffers(plan)
     sink = _Comparison(chosen, output)
-    Executor(plan.inputs, plan.schedule, sink).run(chains_of(plan))
+    chains = chains_of(plan)
+    with one_thread():
+        Executor(plan.inputs, plan.schedule, sink).run(chains)
     for each in plan.copied:
-        if each.spec.name in chosen and each.spec.dtype == each.feed.dtype:
+        if each.spec.name in chosen:
             _compare_copy(plan, each, sink)
     return Verification(tuple(name for name in names if name in chosen), sink.differing)
 
@@ -68,11 +72,14 @@ def _say(spec: Any) -> str:
 
 
 def _compare_copy(plan: Plan, each: Copied, sink: "_Comparison") -> None:
+    source = plan.inputs[each.feed.source].source
+    if each.spec.dtype != each.feed.dtype:
+        source = Cast(source, each.spec.dtype)
     step = 1 << 22
     for start in range(0, max(1, each.spec.numel), step):
         stop = min(each.spec.numel, start + step)
         data = np.empty((stop - start) * each.spec.dtype.bits // 8, np.uint8)
-        plan.inputs[each.feed.source].source.read_into(each.feed.name, start, data)
+        source.read_into(each.feed.name, start, data)
         sink.compare(each.spec.name, start, data)
 
 

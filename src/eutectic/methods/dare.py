@@ -9,12 +9,11 @@ Departs: draws are a function of (seed, tensor, model, element), so masks differ
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor
-
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModelFraction, transform
 from eutectic.methods.site import Site
 from eutectic.numerics.draw import drawn_share
 from eutectic.numerics.stages import Drop, Numbers, Scale, Stage
+from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
 from eutectic.stats.weights import Mass, restoring
 
@@ -47,9 +46,7 @@ def _fused(site: Site, *, density: Numbers, rescale: str) -> tuple[Stage, ...]:
     folds=_folds,
     fused=_fused,
 )
-def dare(
-    site: Site, *, density: PerModelFraction, rescale: Literal["inverse", "l1", "none"] = "inverse"
-) -> Tensor:
+def dare(site: Site, *, density: PerModelFraction, rescale: Literal["inverse", "l1", "none"] = "inverse") -> Tensor:
     """Drops each delta with probability 1 - density: (n, *shape) -> (n, *shape).
 
     Args:

@@ -8,15 +8,15 @@ Calling the wrapped method calls the function and nothing else.
 
 import enum
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
 
-from torch import Tensor
-
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Fused
+from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Statistic
 
 P = ParamSpec("P")
@@ -172,11 +172,11 @@ class Parameter:
             return value
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             raise RecipeError(f"{where}: {self.name} is a number; found {value!r}")
+        if value != value or abs(value) > sys.float_info.max:
+            raise RecipeError(f"{where}: {self.name} is finite; found {value!r}")
         if self.kind == "int" and int(value) != value:
             raise RecipeError(f"{where}: {self.name} is a whole number; found {value!r}")
         low, high = self.bounds.low, self.bounds.high
-        if value != value or abs(value) == float("inf"):
-            raise RecipeError(f"{where}: {self.name} is finite; found {value!r}")
         if (low is not None and value < low) or (high is not None and value > high):
             raise RecipeError(f"{where}: {self.name} lies in [{low}, {high}]; found {value!r}")
         return int(value) if self.kind == "int" else float(value)

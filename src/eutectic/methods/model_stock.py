@@ -13,12 +13,11 @@ from itertools import combinations
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, at_least, combine
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import Combination
+from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Scope, Statistic
 from eutectic.stats.weights import Floats, Gram
 

@@ -1,6 +1,8 @@
-"""What a method says of itself: as data, as a page of text, and as a row of the README's table."""
+"""What a method says of itself: as data, as pages of text and Markdown, and as rows of tables."""
 
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from eutectic.methods.declare import Domain, Method, Parameter
@@ -11,7 +13,7 @@ def describe(method: Method[Any]) -> dict[str, Any]:
     needs = method.needs
     return {
         "name": method.name,
-        "kind": "combine" if method.combines else "transform",
+        "kind": _kind(method),
         "summary": summary(method),
         "source": method.paper.source,
         "title": method.paper.title,
@@ -53,19 +55,115 @@ def notes(method: Method[Any]) -> str:
 
 def page(method: Method[Any]) -> str:
     """Returns a page of text on one method."""
-    needs = method.needs
-    wants = [f"{needs.models} models{' (the base counts)' if needs.base_counts else ''}"]
-    wants += ["a base"] if needs.base else []
-    wants += ["a seed"] if needs.random else []
-    lines = [f"{method.name}, a {'combine' if method.combines else 'transform'}", "", notes(method), ""]
-    lines += [f"needs      {', '.join(wants)}; sees {needs.locality.name.lower()}s at once"]
+    lines = [f"{method.name}, a {_kind(method)}", "", notes(method), ""]
+    lines += [f"needs      {', '.join(_wants(method, always=True))}; sees {_sees(method)} at once"]
     lines += ["parameters" if method.parameters else "parameters none"]
     return "\n".join([*lines, *(f"  {_parameter(own)}" for own in method.parameters)])
 
 
+def markdown(method: Method[Any]) -> str:
+    """Returns the page of the documentation on one method, with a recipe that runs."""
+    title, _, rest = notes(method).partition("\n")
+    lines = [f"# {method.name}", "", title, "", *rest.strip().replace("\nDeparts: ", "\n\nDeparts: ").splitlines(), ""]
+    lines += [f"A [{_kind(method)}](../concepts.md#methods) from {_cite(method)}. It needs "]
+    lines[-1] += f"{_series(_wants(method, always=True))}, and sees {_sees(method)} at once."
+    lines += [""]
+    if method.parameters:
+        lines += [
+            "| parameter | values | default | meaning |",
+            "|---|---|---|---|",
+            *map(_described, method.parameters),
+            "",
+        ]
+    lines += [f"A recipe with {'every parameter written out' if method.parameters else 'it'}:", ""]
+    lines += ["```yaml", f"# {method.name}.yaml", *_example(method), "```", ""]
+    return "\n".join([*lines, "```sh", f"eutectic plan {method.name}.yaml", "```", ""])
+
+
+def table(methods: Sequence[Method[Any]], pages: str) -> str:
+    """Returns the table of methods, each linked to its page in the folder `pages`."""
+    head = ["| method | kind | what it does | needs | parameters | source |", "|---|---|---|---|---|---|"]
+    rows = [
+        f"| [`{method.name}`]({pages}/{method.name}.md) | {_kind(method)} | {summary(method)} "
+        f"| {', '.join(_wants(method)) or 'nothing'} | {', '.join(f'`{own.name}`' for own in method.parameters)} "
+        f"| {_cite(method)} |"
+        for method in methods
+    ]
+    return "\n".join([*head, *rows])
+
+
+def declarations(methods: Sequence[Method[Any]]) -> str:
+    """Returns the table of what methods declare: what they see, whether kernels exist, and the laws they keep."""
+    head = ["| method | sees | fused kernel | laws kept | laws broken |", "|---|---|---|---|---|"]
+    rows = []
+    for method in methods:
+        laws = {name.replace("_", " "): kept for name, kept in asdict(method.laws).items()}
+        kept, broken = (", ".join(name for name in laws if laws[name] is wanted) for wanted in (True, False))
+        fused = "no" if method.fused is None else "yes"
+        rows.append(f"| `{method.name}` | {_sees(method)} | {fused} | {kept} | {broken} |")
+    return "\n".join([*head, *rows])
+
+
+def _kind(method: Method[Any]) -> str:
+    return "combine" if method.combines else "transform"
+
+
+def _sees(method: Method[Any]) -> str:
+    return f"{method.needs.locality.name.lower()}s"
+
+
+def _wants(method: Method[Any], *, always: bool = False) -> list[str]:
+    """What the method needs; how many models only if that is not any number, or `always`."""
+    needs = method.needs
+    count = f"{needs.models} model{'' if str(needs.models).endswith(' 1') else 's'}"
+    wants = ["a base"] if needs.base else []
+    if always or (needs.models.low, needs.models.high) != (1, None):
+        wants += [f"{count}{' (the base may be one)' if needs.base_counts else ''}"]
+    return wants + (["a seed"] if needs.random else [])
+
+
+def _series(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _cite(method: Method[Any]) -> str:
+    """The paper, linked where its source is on the web."""
+    kind, _, where = method.paper.source.partition(":")
+    sites = {"arXiv": "https://arxiv.org/abs/", "doi": "https://doi.org/", "github": "https://github.com/"}
+    title = f"{method.paper.title} ({method.paper.year})"
+    return f"[{title}]({sites[kind]}{where})" if kind in sites else f"{title}, {method.paper.source}"
+
+
+def _example(method: Method[Any]) -> list[str]:
+    """A recipe that uses the method with every parameter at its default."""
+    models = ["code"] if method.needs.models.high == 1 else ["code", "maths"]
+    values = ", ".join(f"{own.name}: {_plain(0.5 if own.required else own.default)}" for own in method.parameters)
+    step = f"{method.name}: {{{values}}}" if values else method.name
+    chain = [f"method: {step}"] if not values else ["method:", f"  {step}"]
+    if not method.combines:
+        chain = ["method:", f"  - {step}", "  - task_arithmetic"]
+    base = ["base: base"] if method.needs.base or not method.combines else []
+    return [*base, f"models: [{', '.join(models)}]", *chain]
+
+
+def _described(own: Parameter) -> str:
+    default = "required" if own.required else f"`{_plain(own.default)}`"
+    return f"| `{own.name}` | {_values(own)} | {default} | {own.doc} |"
+
+
+def _values(own: Parameter) -> str:
+    kind = ", ".join(f"`{choice}`" for choice in own.choices) if own.choices else own.kind
+    low, high = own.bounds.low, own.bounds.high
+    limits = [] if low is None else [f"from {low:g}"]
+    limits += [] if high is None else [f"to {high:g}"]
+    return " ".join([kind, *limits]) + (", one a model" if own.bounds.per_model else "")
+
+
 def _parameter(own: Parameter) -> str:
     kind = " | ".join(own.choices) if own.choices else own.kind
-    bounds = "" if own.bounds.low is None else f" in [{own.bounds.low:g}, {own.bounds.high:g}]"
+    bounds = (
+        "" if own.bounds.low is None or own.bounds.high is None else f" in [{own.bounds.low:g}, {own.bounds.high:g}]"
+    )
     each = ", one a model" if own.bounds.per_model else ""
     default = "required" if own.required else f"default {_plain(own.default)}"
     return f"{own.name}: {kind}{bounds}{each}; {default}. {own.doc}"
@@ -73,22 +171,3 @@ def _parameter(own: Parameter) -> str:
 
 def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def row(method: Method[Any]) -> str:
-    """Returns a method's row of the README's table."""
-    wants = ["base"] if method.needs.base else []
-    wants += [f"{method.needs.models} models"] if str(method.needs.models) != "at least 1" else []
-    wants += ["seed"] if method.needs.random else []
-    parameters = ", ".join(f"`{own.name}`" for own in method.parameters)
-    kind = "combine" if method.combines else "transform"
-    source = method.paper.source
-    link = f"[{method.paper.title}](https://arxiv.org/abs/{source.removeprefix('arXiv:')})"
-    named = link if source.startswith("arXiv:") else f"{method.paper.title} ({source})"
-    return f"| `{method.name}` | {kind} | {summary(method)} | {', '.join(wants) or 'nothing'} | {parameters} | {named} |"
-
-
-def table(methods: list[Method[Any]]) -> str:
-    """Returns the README's table of methods."""
-    head = ["| method | kind | what it does | needs | parameters | source |", "|---|---|---|---|---|---|"]
-    return "\n".join([*head, *(row(method) for method in methods)])

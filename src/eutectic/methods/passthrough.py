@@ -3,11 +3,11 @@
 Source: arcee-ai/mergekit 0.1.5, `passthrough` with its `scale`; there is no paper.
 """
 
-from torch import Tensor
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine, exactly
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Combination
+from eutectic.numerics.tensors import Tensor
 
 
 def _fused(site: Site, *, scale: float) -> Combination:

@@ -4,11 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from eutectic.errors import UndeclaredNeed
 from eutectic.numerics.draw import Key
+from eutectic.numerics.tensors import Tensor, torch
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ Source: Shoemake, Animating rotation with quaternion curves, SIGGRAPH 1985, sect
 import math
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine, exactly
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Combination
+from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
 from eutectic.stats.weights import Floats, Gram
 

@@ -5,11 +5,11 @@ negation (a negative weight) and analogy (weights 1, 1, -1).
 Departs: `normalize` divides by the sum of the weights, as mergekit offers.
 """
 
-from torch import Tensor
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import Combination, Numbers
+from eutectic.numerics.tensors import Tensor
 
 
 def _factor(weight: Numbers, scale: float, normalize: bool) -> float:

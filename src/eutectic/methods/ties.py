@@ -10,12 +10,10 @@ weight, tie plus.
 from collections.abc import Mapping
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, PerModelFraction, combine
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import Combination, Numbers, Trim
+from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Scope, Statistic
 from eutectic.stats.weights import MagnitudeQuantile, Rank, SignBalance
 
@@ -84,9 +82,10 @@ def ties(
     """
     votes = site.deltas
     if not bool((density >= 1).all()):
-        votes = votes.where(~(votes.abs() < site.column(site.fold("cut"))), 0.0)
+        votes = votes * (votes.abs() >= site.column(site.fold("cut")))  # a NaN times 0 is a NaN: it is seen
     votes = weight * votes  # (n, *shape)
-    mass = weighted_sum(torch.ones_like(weight), votes)  # (*shape)
+    one = torch.ones_like(weight)
+    mass = weighted_sum(one, votes.clamp(min=0)) + weighted_sum(one, votes.clamp(max=0))  # (*shape)
     elected = torch.where(mass == 0, float(_tie(site, tie)), mass.sign())  # (*shape)
     agree = votes * elected > 0  # (n, *shape)
     if average == "max":
@@ -94,7 +93,7 @@ def ties(
     else:
         merged = weighted_sum(agree.to(votes), votes.where(agree, 0.0))
         if average != "sum":
-            shares = torch.ones_like(weight) if average == "count" else weight
+            shares = one if average == "count" else weight
             total = weighted_sum(shares, agree.to(votes))  # (*shape), 0 where nobody agrees
             merged = merged / total.where(total != 0, 1.0)
     return site.base + scale * merged.where(~mass.isnan(), mass)

@@ -8,11 +8,10 @@ keeps depends on an unstable sort). `rescale: l1` is mergekit's: the sum of magn
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor
-
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModelFraction, transform
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Numbers, Scale, Stage, Trim
+from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
 from eutectic.stats.weights import MagnitudeQuantile, Mass, Rank, restoring
 
@@ -60,7 +59,7 @@ def trim(
     """
     if bool((density >= 1).all()):
         return site.deltas
-    kept = site.deltas.where(~(site.deltas.abs() < site.column(site.fold("cut"))), 0.0)
+    kept = site.deltas * (site.deltas.abs() >= site.column(site.fold("cut")))  # a NaN times 0 is a NaN: it is seen
     if rescale == "none":
         return kept
     return kept * site.column(restoring(site.fold("all"), site.fold("kept")))

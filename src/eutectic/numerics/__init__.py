@@ -1,0 +1,1 @@
+"""Arithmetic: fused loops, draws, precision; knows no files and no models."""

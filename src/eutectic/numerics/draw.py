@@ -9,9 +9,9 @@ import hashlib
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
+
+from eutectic.numerics.tensors import Tensor, torch
 
 _MASK = 0xFFFFFFFF
 

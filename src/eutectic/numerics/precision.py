@@ -1,16 +1,16 @@
 """Between stored bytes and work precision in torch: widen once on reading, round once on writing."""
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from eutectic.numerics.kernels import Rows
+from eutectic.numerics.tensors import Tensor, torch
 
-_TORCH = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_STORED = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-#: numpy's type of each stored type's size: torch cannot view no bytes at all as elements.
-_SIZED = {torch.float64: np.float64, torch.float32: np.float32, torch.float16: np.int16, torch.bfloat16: np.int16}
+#: torch's name of each stored type, by the code that kernels use, and numpy's type of its size: torch cannot view no
+#: bytes at all as elements.
+_TORCH = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_STORED = ("float64", "float32", "float16", "bfloat16")
+_SIZED = {8: np.float64, 4: np.float32, 2: np.int16}
 
 
 def widen(rows: Rows, device: str) -> list[Tensor]:
@@ -18,7 +18,7 @@ def widen(rows: Rows, device: str) -> list[Tensor]:
     work = torch.float64 if rows.double else torch.float32
     read = []
     for offset, code in zip(rows.offsets.tolist(), rows.codes.tolist(), strict=True):
-        stored = _STORED[code]
+        stored: torch.dtype = getattr(torch, _STORED[code])
         data = _view(rows.raw[offset : offset + rows.count * stored.itemsize], stored)
         read.append(data.to(device=device, dtype=work))
     return read
@@ -30,7 +30,7 @@ def round_to(values: Tensor, dtype: str, out: NDArray[np.uint8]) -> int:
     Returns:
         How many are NaN or infinite there; what is too large for the stored type becomes infinite.
     """
-    stored = _TORCH[dtype]
+    stored: torch.dtype = getattr(torch, _TORCH[dtype])
     flat = values.reshape(-1).cpu()
     if flat.dtype == torch.float64 and stored.itemsize == 2:
         flat = _to_odd_float32(flat)
@@ -39,9 +39,9 @@ def round_to(values: Tensor, dtype: str, out: NDArray[np.uint8]) -> int:
     return int((~flat.isfinite()).sum())
 
 
-def _view(raw: NDArray[np.uint8], stored: torch.dtype) -> Tensor:
+def _view(raw: NDArray[np.uint8], stored: "torch.dtype") -> Tensor:
     """Returns bytes as elements of a stored type."""
-    return torch.from_numpy(raw.view(_SIZED[stored])).view(stored)
+    return torch.from_numpy(raw.view(_SIZED[stored.itemsize])).view(stored)
 
 
 def _to_odd_float32(values: Tensor) -> Tensor:

@@ -7,10 +7,8 @@ A chain of element-wise methods is `load, (stage)*, combination, round`. Methods
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from eutectic.numerics.draw import Key
+from eutectic.numerics.tensors import Tensor, torch
 
 Numbers = tuple[float, ...]
 
@@ -77,7 +75,7 @@ def column(numbers: Numbers, like: Tensor) -> Tensor:
 def apply(stage: Stage, deltas: Tensor, key: Key) -> Tensor:
     """The torch reference of one stage: (n, *shape) -> (n, *shape)."""
     if isinstance(stage, Trim):
-        return deltas.where(~(deltas.abs() < column(stage.cut, deltas)), 0.0)
+        return deltas * (deltas.abs() >= column(stage.cut, deltas))  # a NaN times 0 is a NaN
     if isinstance(stage, Drop):
         return (deltas * column(stage.factor, deltas)).where(key.at(stage.step).keep(stage.density, deltas), 0.0)
     return deltas * column(stage.factor, deltas)

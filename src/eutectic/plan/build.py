@@ -15,7 +15,8 @@ from eutectic.layout.layout import Place
 from eutectic.layout.match import Report, compare
 from eutectic.plan.fates import Decider, Fates
 from eutectic.plan.memory import schedule
-from eutectic.plan.steps import Dropped, Plan, work_double
+from eutectic.plan.spans import check_spans, work_doubles
+from eutectic.plan.steps import Dropped, Plan
 from eutectic.recipe.model import BASE, Recipe
 
 #: Share of the machine's memory that a run may hold when nobody says otherwise.
@@ -53,20 +54,18 @@ def build(
     decider = Decider(recipe, report, models, base)
     fates = decider.decide()
     inputs = (*([base] if base else []), *models)
+    check_spans(fates.merged, inputs)
     fingerprints = {str(number): checkpoint.source.fingerprint() for number, checkpoint in enumerate(inputs)}
     metadata = {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
     layout = lay_out(fates.order, recipe.output.shard_size, metadata)
     sidecars = _sidecars(recipe, base, models, report, decider, fates)
-    double = [work_double(recipe, site) for site in fates.merged]
+    double = work_doubles(recipe, fates.merged)
     budget = default_memory() if memory is None else memory
     planned, held = schedule(
         fates.merged, double, budget=budget, threads=threads or len(os.sched_getaffinity(0)), device=device
     )
     costs = sum(
-        inputs[feed.source].source.read_cost(feed.name)
-        for site in fates.merged
-        for feed in site.feeds
-        if not feed.zero
+        inputs[feed.source].source.read_cost(feed.name) for site in fates.merged for feed in site.feeds if not feed.zero
     )
     copies = sum(inputs[each.feed.source].source.read_cost(each.feed.name) for each in fates.copied)
     return Plan(
@@ -169,5 +168,7 @@ def _job(
         digest.update(shard.header)
     for sidecar in sidecars:
         digest.update(sidecar.name.encode() + b"\0" + (sidecar.content or b""))
+        if sidecar.source is not None:
+            status = sidecar.source.stat()
+            digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()
-

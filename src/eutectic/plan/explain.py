@@ -22,15 +22,21 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
     lines = [
         f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
         f"reads     {format_bytes(plan.reads)} in {sweeps:.3g} sweep{'s' if sweeps != 1 else ''}; nothing to download",
-        f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} file{'s'[: len(plan.layout.shards) != 1]}"
-        f", and {', '.join(each.name for each in plan.sidecars) or 'no other files'}",
-        f"memory    {format_bytes(plan.peak)} of {format_bytes(plan.budget)} at most: "
-        f"{format_bytes(plan.memory.buffers)} buffers, {format_bytes(plan.memory.folds)} statistics, "
-        f"{format_bytes(plan.memory.slack)} the rest; the interpreter and libraries not counted",
+        (
+            f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} "
+            f"file{'s'[: len(plan.layout.shards) != 1]}, "
+            f"and {', '.join(each.name for each in plan.sidecars) or 'no other files'}"
+        ),
+        (
+            f"memory    {format_bytes(plan.peak)} of {format_bytes(plan.budget)} at most: "
+            f"{format_bytes(plan.memory.buffers)} buffers, {format_bytes(plan.memory.folds)} statistics, "
+            f"{format_bytes(plan.memory.slack)} the rest; the interpreter and libraries not counted"
+        ),
         f"threads   {plan.schedule.threads} on {plan.device}, slices of {plan.schedule.slice_elements:,} elements",
     ]
     if speed:
-        lines.append(f"time      about {format_seconds((plan.reads + plan.writes) / speed)} at this machine's last speed")
+        seconds = format_seconds((plan.reads + plan.writes) / speed)
+        lines.append(f"time      about {seconds} at this machine's last speed")
     lines += _tensor_lines(plan) if tensors else _summary(plan)
     lines += [f"note      {note}" for note in plan.notes]
     lines += [f"left out  {each.name}: {each.why}" for each in plan.left_out]
@@ -54,8 +60,10 @@ def _tensor_lines(plan: "Plan") -> list[str]:
     lines = []
     for site in plan.merged:
         steps = ", then ".join(_step(step.method.name, dict(step.values)) for step in site.steps)
-        lines.append(f"merged    {site.spec.name} {site.spec.dtype} {list(site.spec.shape)}: {steps}"
-                     + (f"; {site.why}" if site.why else ""))
+        lines.append(
+            f"merged    {site.spec.name} {site.spec.dtype} {list(site.spec.shape)}: {steps}"
+            + (f"; {site.why}" if site.why else "")
+        )
     lines += [f"copied    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
@@ -93,7 +101,7 @@ def describe(plan: "Plan") -> dict[str, Any]:
         "files": [each.name for each in plan.sidecars],
         "merged": {
             site.spec.name: [
-                {"method": step.method.name, **{k: list(v) if isinstance(v, tuple) else v for k, v in step.values.items()}}
+                {"method": step.method.name, **{name: _plain(value) for name, value in step.values.items()}}
                 for step in site.steps
             ]
             for site in plan.merged
@@ -103,3 +111,7 @@ def describe(plan: "Plan") -> dict[str, Any]:
         "notes": list(plan.notes),
         "left_out": {each.name: each.why for each in plan.left_out},
     }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

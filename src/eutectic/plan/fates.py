@@ -104,7 +104,8 @@ class Decider:
         outputs = []
         for block in range(total):
             depth = block / (total - 1) if total > 1 else 1.0
-            probe = Place(f"{self.stack}.{block}.", next(iter(by_block.values()))[0].place.role, self.stack, block, depth)
+            role = next(iter(by_block.values()))[0].place.role
+            probe = Place(f"{self.stack}.{block}.", role, self.stack, block, depth)
             source = self.resolver.inputs_for(probe)[0].block
             if source not in by_block:
                 raise RecipeError(f"slices: block {source} was asked for; {self.stack} has {len(by_block)} blocks")
@@ -155,7 +156,8 @@ class Decider:
         if spec is None:
             self.fates.problems.append(f"{output.name}: a rule keeps it from {keep}, which does not have it")
         elif keep != BASE and self.models[self._index[keep]].deltas:
-            self.fates.problems.append(f"{output.name}: a rule keeps it from {keep}, which is an adapter without weights")
+            problem = f"{output.name}: a rule keeps it from {keep}, which is an adapter without weights"
+            self.fates.problems.append(problem)
         else:
             self._copy(output.name, spec, source, f"kept from {keep} by a rule")
 
@@ -190,7 +192,8 @@ class Decider:
         same = all(spec.shape == specs[0].shape and spec.dtype == specs[0].dtype for spec in specs)
         if not same and self.recipe.buffers == "error":
             kinds = ", ".join(sorted({f"{spec.dtype} {list(spec.shape)}" for spec in specs}))
-            self.fates.problems.append(f"{output.name}: buffers differ ({kinds}); set buffers: base or keep one by a rule")
+            problem = f"{output.name}: buffers differ ({kinds}); set buffers: base or keep one by a rule"
+            self.fates.problems.append(problem)
             return
         equal = tuple(feeds[1:]) if self.recipe.buffers == "error" else ()
         spec = TensorSpec(output.name, specs[0].shape, specs[0].dtype)
@@ -242,7 +245,8 @@ class Decider:
         for need, step in zip(needs, steps, strict=True):
             count = len(models) + (1 if need.base_counts and feed is not None else 0)
             if count < need.models.low or (need.models.high is not None and count > need.models.high):
-                self.fates.problems.append(f"{output.name}: {step.method.name} takes {need.models} models, found {count}")
+                problem = f"{output.name}: {step.method.name} takes {need.models} models, found {count}"
+                self.fates.problems.append(problem)
                 return
         self.fates.merged.append(Merged(spec, steps, feed, models, "; ".join(kinds.values())))
         self.fates.order.append(spec)
@@ -342,7 +346,8 @@ def _main_stack(report: Report) -> str:
     words = [name for name, place in report.layout.places.items() if place.role is Role.EMBEDDING]
 
     def nearness(stack: str) -> tuple[int, int]:
-        shared = max((len(os.path.commonprefix([stack.split("."), word.split(".")])) for word in words), default=0)
+        pairs = ([stack.split("."), word.split(".")] for word in words)
+        shared = max((len(os.path.commonprefix(pair)) for pair in pairs), default=0)  # noqa: RUF071  of lists: parts
         return shared, stacks[stack]
 
     return max(stacks, key=nearness)

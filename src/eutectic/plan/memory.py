@@ -18,6 +18,8 @@ from eutectic.stats.fold import Part, Scope, Statistic
 SLICE = 8 * GRAIN
 #: What threads, file tables and the journal take beside the buffers.
 SLACK = 24 << 20
+#: What torch frees stays with the C allocator, in pieces the next temporary may not fit: measured, twice what is live.
+KEPT = 2
 
 
 def site_folds(site: Merged) -> list[Statistic]:
@@ -40,7 +42,8 @@ def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool) -> int:
         return rows + out
     work = 8 if double else 4
     scratch = max(step.method.needs_for(dict(step.values)).scratch for step in site.steps)
-    return rows + out + int(elements * work * (len(site.feeds) + 1 + (len(site.models) + 1) * (1 + scratch)))
+    live = int(elements * work * (len(site.feeds) + 1 + (len(site.models) + 1) * (1 + scratch)))
+    return rows + out + KEPT * live
 
 
 class _Costs:

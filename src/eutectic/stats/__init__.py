@@ -1,0 +1,1 @@
+"""Statistics: what a method needs and one slice cannot show."""

@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from torch import Tensor
-
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
+from eutectic.numerics.tensors import Tensor
 
 
 class Origin(enum.Enum):

@@ -7,16 +7,15 @@ threads and resuming cannot change a bit. Counts are integers and need no such c
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from eutectic.numerics import kernels
 from eutectic.numerics.kernels import BINS, GRAIN
 from eutectic.numerics.stages import Drop, Numbers, Scale, Stage, Trim, apply
+from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen, Statistic
 
 Floats = NDArray[np.float64]
@@ -40,7 +39,7 @@ class _OfWeights:
     def after(self) -> tuple[Statistic, ...]:
         return ()
 
-    def sample(self, state: object) -> int:
+    def sample(self, state: Any) -> int:
         return 1
 
 
@@ -58,13 +57,13 @@ def _total(state: Sums) -> Floats:
     """Adds all grains of all tensors, in name order and index order, with one rounding per number."""
     blocks = np.concatenate([state[name] for name in sorted(state)])
     flat = blocks.reshape(len(blocks), math.prod(blocks.shape[1:]))  # -1 is undefined when there are no grains
-    exact = [math.fsum(flat[:, k]) if np.isfinite(flat[:, k]).all() else float(flat[:, k].sum()) for k in range(flat.shape[1])]
+    exact = [math.fsum(column) if np.isfinite(column).all() else float(column.sum()) for column in flat.T]
     return np.array(exact).reshape(blocks.shape[1:])
 
 
 def _per_grain(rows: Tensor, measure: Callable[[Tensor], Tensor]) -> Floats:
     """The torch reference of a sum per grain: `measure` of each stretch of GRAIN elements, stacked."""
-    return torch.stack([measure(part.double()) for part in rows.split(GRAIN, dim=1)]).numpy(force=True)
+    return torch.stack([measure(part.double()) for part in torch.split(rows, GRAIN, dim=1)]).numpy(force=True)
 
 
 @dataclass(frozen=True)
@@ -99,19 +98,20 @@ class Gram(_OfWeights):
 
 @dataclass(frozen=True)
 class Energy(_OfWeights):
-    """Sums of squares over a scope, float64: (n,) of the deltas, or of the base (if there is one) and the models."""
+    """Sums of squares over a scope, (n,) float64, of the models' deltas or of the models themselves."""
 
     of_: Literal["deltas", "weights"] = "deltas"
 
     def init(self, parts: list[Part], n: int, double: bool) -> Sums:
-        return {part.name: np.zeros((_grains(part), 0)) for part in parts}
+        return {part.name: np.zeros((_grains(part), n)) for part in parts}
 
     def update(self, state: Sums, seen: Seen) -> None:
         if seen.rows is not None:
             sums = kernels.energy(seen.rows, self.of_ == "weights")
         else:
             sums = _per_grain(seen.deltas if self.of_ == "deltas" else seen.tensors, lambda x: x.square().sum(1))
-        _place(state, seen, sums)
+        # Some tensors of a model may come with a base and others without; it is no model.
+        _place(state, seen, sums[:, sums.shape[1] - state[seen.name].shape[1] :])
 
     def combine(self, left: Sums, right: Sums) -> Sums:
         return _join(left, right)
@@ -120,7 +120,7 @@ class Energy(_OfWeights):
         return _total(state)
 
     def nbytes(self, parts: list[Part], n: int) -> int:
-        return sum(_grains(part) for part in parts) * (n + 1) * 8
+        return sum(_grains(part) for part in parts) * n * 8
 
 
 def _place(state: Sums, seen: Seen, sums: Floats) -> None:
@@ -279,9 +279,8 @@ class MagnitudeQuantile(_OfWeights):
             windows.append(window)
         if state.sampling > 1 or min(found) < 0:
             low, shift = zip(*windows, strict=True)
-            fresh = np.zeros(state.bins.shape, np.int64)
-            again = Window(state.total, state.double, 1, np.array(low, np.uint64), np.array(shift), state.below * 0, fresh)
-            return Again(again)
+            below, bins = np.zeros_like(state.below), np.zeros_like(state.bins)
+            return Again(Window(state.total, state.double, 1, np.array(low, np.uint64), np.array(shift), below, bins))
         cuts = np.array(found, np.uint64)
         values = cuts.view(np.float64) if state.double else cuts.astype(np.uint32).view(np.float32)
         return tuple(math.inf if share <= 0 else float(value) for share, value in zip(shares, values, strict=True))

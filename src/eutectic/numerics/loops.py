@@ -1,0 +1,433 @@
+"""The numba loops behind `kernels`: blocks of one slice, from stored bytes to work precision and back.
+
+The work rows of a call lie in one flat array at constant distances (`BASE`, `ROW`, ...). That is not tidiness: the
+compiler must prove that rows do not overlap before it vectorises a loop over several of them, and with constant
+distances it can; with one array a row it gives up at four. In the same spirit values are loaded before they are chosen
+between (a conditional load is a branch), loops over work rows always go over whole blocks, whatever the tail holds
+(a constant length is part of the proof), and 32-bit words are cast back after each step (numba widens them).
+"""
+
+import numpy as np
+from numba import njit
+
+#: Elements per block: a float32 row of it is 8 KiB, so that all rows stay in the first cache levels.
+BLOCK = 2048
+#: Where the work rows begin: the base, the model in hand, the two sides of a vote and what they are divided by, the sum.
+BASE, ROW, PLUS, MINUS, FIRST, SECOND, SUM = (k * BLOCK for k in range(7))
+#: Work rows of a plain call; kept rows follow.
+KEPT = 7 * BLOCK
+
+_jit = njit(cache=True, nogil=True, error_model="numpy")
+
+#: Multiples of the golden ratio: a block's index steps, looked up because the multiplication costs more.
+_STEPS = (np.arange(BLOCK, dtype=np.uint64) * 0x9E3779B1 & 0xFFFFFFFF).astype(np.uint32)
+
+
+@_jit
+def load(raw, offset, code, first, m, bits, w, to):  # type: ignore[no-untyped-def]
+    """Widens m stored elements to the work row at `to`."""
+    if code == 3:
+        stored = raw[offset + 2 * first : offset + 2 * (first + m)].view(np.uint16)
+        for i in range(m):
+            bits[i] = np.uint32(stored[i]) << np.uint32(16)
+        values = bits.view(np.float32)
+        for i in range(m):
+            w[to + i] = values[i]
+    elif code == 1:
+        single = raw[offset + 4 * first : offset + 4 * (first + m)].view(np.float32)
+        for i in range(m):
+            w[to + i] = single[i]
+    elif code == 2:
+        half = raw[offset + 2 * first : offset + 2 * (first + m)].view(np.uint16)
+        for i in range(m):
+            bits[i] = (np.uint32(half[i]) & np.uint32(0x7FFF)) << np.uint32(13)
+        values = bits.view(np.float32)
+        for i in range(m):
+            values[i] = values[i] * np.float32(5.192296858534828e33)  # 2**112: rebias the exponent, denormals too
+        for i in range(m):
+            h = np.uint32(half[i])
+            if (h & np.uint32(0x7C00)) == np.uint32(0x7C00):
+                bits[i] = np.uint32(0x7F800000) | ((h & np.uint32(0x03FF)) << np.uint32(13))
+            bits[i] |= (h & np.uint32(0x8000)) << np.uint32(16)
+        for i in range(m):
+            w[to + i] = values[i]
+    else:
+        double = raw[offset + 8 * first : offset + 8 * (first + m)].view(np.float64)
+        for i in range(m):
+            w[to + i] = double[i]
+
+
+@_jit
+def store(w, at, m, bits, code, out, first):  # type: ignore[no-untyped-def]
+    """Rounds m work elements once, to nearest even, in the output dtype; returns how many are not finite there."""
+    values = w[at : at + m]
+    if code == 0:
+        double = out[8 * first : 8 * (first + m)].view(np.float64)
+        lost = 0
+        for i in range(m):
+            double[i] = values[i]
+            lost += 0 if np.isfinite(values[i]) else 1
+        return lost
+    single = bits.view(np.float32)
+    for i in range(m):
+        single[i] = values[i]
+    if values.itemsize == 8 and code != 1:
+        # To odd, so that rounding once more is as rounding once: truncate, then mark what was lost in the last bit.
+        for i in range(m):
+            back = np.float64(single[i])
+            bits[i] -= np.uint32(abs(back) > abs(values[i]))
+            bits[i] |= np.uint32(back != values[i])
+    # The least magnitude that is infinite after rounding; NaNs lie above it.
+    limit = np.uint32(0x7F800000) if code == 1 else (np.uint32(0x7F7F8000) if code == 3 else np.uint32(0x477FF000))
+    special = np.uint32(0)
+    if code == 3:  # the common case in one pass; a NaN may come out wrong, and is mended
+        brain = out[2 * first : 2 * (first + m)].view(np.uint16)
+        for i in range(m):
+            b = bits[i]
+            odd = np.uint32(b >> np.uint32(16)) & np.uint32(1)
+            brain[i] = np.uint16(np.uint32(b + np.uint32(np.uint32(0x7FFF) + odd)) >> np.uint32(16))
+            special = np.uint32(special + np.uint32(np.uint32(b & np.uint32(0x7FFFFFFF)) >= limit))
+        if special > 0:
+            for i in range(m):
+                if (bits[i] & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000):
+                    brain[i] = np.uint16((bits[i] >> np.uint32(16)) | np.uint32(0x40))
+        return np.int64(special)
+    for i in range(m):
+        special += np.uint32((bits[i] & np.uint32(0x7FFFFFFF)) >= limit)
+    bad = np.int64(special)
+    if code == 1:
+        target = out[4 * first : 4 * (first + m)].view(np.uint32)
+        for i in range(m):
+            target[i] = bits[i]
+        return bad
+    half = out[2 * first : 2 * (first + m)].view(np.uint16)
+    for i in range(m):
+        b = bits[i] & np.uint32(0x7FFFFFFF)
+        sign = (bits[i] >> np.uint32(16)) & np.uint32(0x8000)
+        if b >= np.uint32(0x47800000):  # at or above 65536, or not finite
+            h = np.uint32(0x7E00) if b > np.uint32(0x7F800000) else np.uint32(0x7C00)
+        elif b < np.uint32(0x38800000):  # below 2**-14: a denormal half counts units of 2**-24
+            bits[i] = b
+            h = np.uint32(np.rint(np.float64(single[i]) * 16777216.0))
+        else:
+            h = (b + np.uint32(0xC8000FFF) + ((b >> np.uint32(13)) & np.uint32(1))) >> np.uint32(13)
+        half[i] = np.uint16(sign | h)
+    return bad
+
+
+@_jit
+def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
+    """Zeroes the elements of the model in hand whose draw is above `last`; `first` is the index of its first in the tensor."""
+    zero = w.dtype.type(0)
+    high = np.uint32(np.uint32(first >> 32) * np.uint32(0x85EBCA6B))
+    second = np.uint32(key1 ^ high)
+    low = np.uint32(np.uint32(first & 0xFFFFFFFF) * np.uint32(0x9E3779B1) + key0)
+    for i in range(BLOCK):
+        # Each step is cast back: numba widens uint32 arithmetic to 64 bits, which would halve the vectors.
+        x = np.uint32(low + _STEPS[i])
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+        x = np.uint32(x ^ second)
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+        x = np.uint32(x ^ (x >> np.uint32(16)))
+        v = w[ROW + i] * factor
+        w[ROW + i] = v if x <= last else zero
+
+
+@_jit
+def model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, w):  # type: ignore[no-untyped-def]
+    """Loads block `at` of model j to ROW: its delta after the stages, or (deltas False) its weights."""
+    which = j + (1 if has_base else 0)
+    staged = len(kinds) > 0
+    subtract = (deltas or staged) and not is_delta[j]
+    if subtract and codes[which] == 3:  # the common case, in one pass less
+        stored = raw[offsets[which] + 2 * at : offsets[which] + 2 * (at + m)].view(np.uint16)
+        for i in range(m):
+            bits[i] = np.uint32(stored[i]) << np.uint32(16)
+        values = bits.view(np.float32)
+        for i in range(BLOCK):
+            w[ROW + i] = values[i] - w[BASE + i]
+    else:
+        load(raw, offsets[which], codes[which], at, m, bits, w, ROW)
+        if subtract:
+            for i in range(BLOCK):
+                w[ROW + i] -= w[BASE + i]
+    for k in range(len(kinds)):
+        number = numbers[k, j]
+        if kinds[k] == 0:
+            for i in range(BLOCK):
+                v = w[ROW + i]
+                w[ROW + i] = v * w.dtype.type(abs(v) >= number)  # a NaN times 0 is a NaN: it is seen
+        elif kinds[k] == 1:
+            # A block does not straddle 2**32 elements: slices start at multiples of GRAIN, which blocks divide.
+            drop(w, start + at, keys[k, j, 0], keys[k, j, 1], keys[k, j, 2], number)
+        else:
+            for i in range(BLOCK):
+                w[ROW + i] *= number
+    if not deltas and (staged or is_delta[j]):
+        for i in range(BLOCK):
+            w[ROW + i] += w[BASE + i]
+
+
+@_jit
+def side(w, weight, average):  # type: ignore[no-untyped-def]
+    """Adds the model in hand to the sides of the vote.
+
+    PLUS and MINUS hold each side's mass; FIRST and SECOND what it is divided by: how many, or their weights, or
+    (agree_max) its largest. A NaN goes to both masses and makes the vote NaN.
+    """
+    zero, one = w.dtype.type(0), w.dtype.type(1)
+    if average == 4:
+        for i in range(BLOCK):
+            v = w[ROW + i] * weight
+            w[PLUS + i] += max(v, zero)
+            w[MINUS + i] += min(v, zero)
+            w[FIRST + i] = max(w[FIRST + i], v)
+            w[SECOND + i] = min(w[SECOND + i], v)
+    else:
+        share = weight if average == 3 else one
+        for i in range(BLOCK):
+            v = w[ROW + i] * weight
+            w[PLUS + i] += max(v, zero)
+            w[MINUS + i] += min(v, zero)
+            w[FIRST + i] += share * w.dtype.type(v > zero)
+            w[SECOND + i] += share * w.dtype.type(v < zero)
+
+
+@_jit
+def elect(w, average, tie):  # type: ignore[no-untyped-def]
+    """SUM = the side with more mass, averaged; an exact tie goes to the side `tie`, or to nobody."""
+    zero, one = w.dtype.type(0), w.dtype.type(1)
+    if tie > 0:
+        for i in range(BLOCK):
+            up, down, more, less = w[PLUS + i], w[MINUS + i], w[FIRST + i], w[SECOND + i]
+            w[SUM + i] = down if up + down < zero else up
+            w[ROW + i] = less if up + down < zero else more
+    elif tie < 0:
+        for i in range(BLOCK):
+            up, down, more, less = w[PLUS + i], w[MINUS + i], w[FIRST + i], w[SECOND + i]
+            w[SUM + i] = up if up + down > zero else down
+            w[ROW + i] = more if up + down > zero else less
+    else:
+        for i in range(BLOCK):
+            up, down, more, less = w[PLUS + i], w[MINUS + i], w[FIRST + i], w[SECOND + i]
+            vote = up + down
+            down = down if vote < zero else zero
+            less = less if vote < zero else zero
+            w[SUM + i] = up if vote > zero else down
+            w[ROW + i] = more if vote > zero else less
+    if average == 2:
+        for i in range(BLOCK):
+            w[SUM + i] /= max(w[ROW + i], one)
+    elif average == 3:
+        for i in range(BLOCK):
+            size = w[ROW + i]
+            w[SUM + i] /= one if size == zero else size
+    elif average == 4:
+        for i in range(BLOCK):
+            w[SUM + i] = w[ROW + i]
+    unknown = 0
+    for i in range(BLOCK):
+        vote = w[PLUS + i] + w[MINUS + i]
+        unknown += vote != vote
+    if unknown > 0:  # a NaN elects nobody and must not be hidden
+        for i in range(BLOCK):
+            vote = w[PLUS + i] + w[MINUS + i]
+            if vote != vote:
+                w[SUM + i] = vote
+
+
+@_jit
+def add(raw, offset, at, m, deltas, weight, bits, w):  # type: ignore[no-untyped-def]
+    """Adds a model stored in bfloat16, or its delta, to SUM without keeping it: the common case, in two passes."""
+    stored = raw[offset + 2 * at : offset + 2 * (at + m)].view(np.uint16)
+    for i in range(m):
+        bits[i] = np.uint32(stored[i]) << np.uint32(16)
+    values = bits.view(np.float32)
+    if deltas:
+        for i in range(BLOCK):
+            w[SUM + i] += weight * (w.dtype.type(values[i]) - w[BASE + i])
+    else:
+        for i in range(BLOCK):
+            w[SUM + i] += weight * values[i]
+
+
+@_jit
+def combine(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, weight, scales, settings, out, out_code):  # type: ignore[no-untyped-def]
+    """Writes a combined slice; returns how many results are not finite in the output dtype."""
+    average, tie, deltas = settings[0], settings[1], settings[2] == 1
+    anchor, scale = scales[0], scales[1]
+    bad = 0
+    for at in range(0, count, BLOCK):
+        m = min(BLOCK, count - at)
+        if has_base:
+            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        if average == 0:
+            for j in range(len(is_delta)):
+                which = j + (1 if has_base else 0)
+                if j > 0 and codes[which] == 3 and not is_delta[j] and len(kinds) == 0:
+                    add(raw, offsets[which], at, m, deltas, weight[j], bits, w)
+                    continue
+                model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, w)
+                if j == 0:  # not added to zero, which would turn -0.0 into 0.0
+                    for i in range(BLOCK):
+                        w[SUM + i] = weight[0] * w[ROW + i]
+                else:
+                    for i in range(BLOCK):
+                        w[SUM + i] += weight[j] * w[ROW + i]
+        else:
+            for i in range(4 * BLOCK):
+                w[PLUS + i] = 0
+            for j in range(len(is_delta)):
+                model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, w)
+                side(w, weight[j], average)
+            elect(w, average, tie)
+        if anchor != 0:
+            for i in range(BLOCK):
+                w[SUM + i] = anchor * w[BASE + i] + scale * w[SUM + i]
+        else:
+            for i in range(BLOCK):
+                w[SUM + i] *= scale
+        bad += store(w, SUM, m, bits, out_code, out, at)
+    return bad
+
+
+@_jit
+def dot(x, y, m, lanes):  # type: ignore[no-untyped-def]
+    """Sum of products of m elements in float64, in 32 lanes: an order of its own, and always the same."""
+    lanes[:] = 0.0
+    whole = m - m % 32
+    for i in range(0, whole, 32):
+        for k in range(32):
+            lanes[k] += np.float64(x[i + k]) * np.float64(y[i + k])
+    total = 0.0
+    for k in range(32):
+        total += lanes[k]
+    for i in range(whole, m):
+        total += np.float64(x[i]) * np.float64(y[i])
+    return total
+
+
+@_jit
+def gram(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
+    """Adds the products of all pairs of rows to the grain of `out` they lie in."""
+    n, p = len(is_delta), out.shape[1]
+    lanes = np.empty(32, np.float64)
+    places = np.empty(p, np.int64)
+    for j in range(p):
+        places[j] = KEPT + j * BLOCK
+    places[p - 1] = ROW  # the last model need not be kept
+    if p > n:
+        places[0] = BASE
+    for at in range(0, count, BLOCK):
+        m = min(BLOCK, count - at)
+        if has_base:
+            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        for j in range(n):
+            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, not of_weights, kinds, numbers, keys, bits, w)
+            to = places[p - n + j]
+            if to != ROW:
+                w[to : to + m] = w[ROW : ROW + m]
+        for a in range(p):
+            left = w[places[a] : places[a] + BLOCK]
+            for b in range(a, a + 1 if diagonal else p):
+                out[at // 65536, a, b] += dot(left, w[places[b] : places[b] + BLOCK], m, lanes)
+    for grain in range(out.shape[0]):
+        for a in range(p):
+            for b in range(a):
+                out[grain, a, b] = out[grain, b, a]
+
+
+@_jit
+def mass(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, out):  # type: ignore[no-untyped-def]
+    """Adds the magnitudes of each model's deltas to the grain of `out` they lie in."""
+    lanes = np.empty(32, np.float64)
+    for at in range(0, count, BLOCK):
+        m = min(BLOCK, count - at)
+        if has_base:
+            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        for j in range(len(is_delta)):
+            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+            row = w[ROW : ROW + BLOCK]
+            lanes[:] = 0.0
+            whole = m - m % 32
+            for i in range(0, whole, 32):
+                for k in range(32):
+                    lanes[k] += abs(np.float64(row[i + k]))
+            total = 0.0
+            for k in range(32):
+                total += lanes[k]
+            for i in range(whole, m):
+                total += abs(np.float64(row[i]))
+            out[at // 65536, j] += total
+
+
+@_jit
+def magnitudes32(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
+    """Counts bit patterns of float32 magnitudes under and in each model's window."""
+    size = bins.shape[1]
+    pattern = w[ROW : ROW + BLOCK].view(np.uint32)
+    hit = np.zeros(BLOCK, np.uint8)
+    hits = hit.view(np.uint64)
+    for at in range(0, count, BLOCK * every):
+        m = min(BLOCK, count - at)
+        if has_base:
+            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        for j in range(len(is_delta)):
+            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+            first, by = np.uint32(low[j]), np.uint32(shift[j])
+            room = np.uint64(0xFFFFFFFF) - np.uint64(low[j])
+            width = np.uint32(min(room, (np.uint64(size) << np.uint64(shift[j])) - np.uint64(1)))
+            under = np.uint32(0)
+            for i in range(m):
+                b = np.uint32(pattern[i] & np.uint32(0x7FFFFFFF))
+                pattern[i] = b
+                under = np.uint32(under + np.uint32(b < first))
+                hit[i] = np.uint8(np.uint32(b - first) <= width)
+            below[j] += under
+            for i in range(m, BLOCK):
+                hit[i] = 0
+            # Few elements lie in the window: eight are passed over at a time.
+            for word in range(BLOCK // 8):
+                if hits[word] != 0:
+                    for i in range(8 * word, 8 * word + 8):
+                        if hit[i] != 0:
+                            bins[j, np.uint32(pattern[i] - first) >> by] += 1
+
+
+@_jit
+def magnitudes64(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
+    """Counts bit patterns of float64 magnitudes under and in each model's window."""
+    size = np.uint64(bins.shape[1])
+    pattern = w[ROW : ROW + BLOCK].view(np.uint64)
+    for at in range(0, count, BLOCK * every):
+        m = min(BLOCK, count - at)
+        if has_base:
+            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        for j in range(len(is_delta)):
+            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+            first, by = low[j], np.uint64(shift[j])
+            for i in range(m):
+                b = pattern[i] & np.uint64(0x7FFFFFFFFFFFFFFF)
+                if b < first:
+                    below[j] += 1
+                elif (b - first) >> by < size:
+                    bins[j, np.int64((b - first) >> by)] += 1
+
+
+@_jit
+def votes(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, weight):  # type: ignore[no-untyped-def]
+    """Counts elements whose plus side has more mass, less those whose minus side has."""
+    total = 0
+    for at in range(0, count, BLOCK):
+        m = min(BLOCK, count - at)
+        if has_base:
+            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        for i in range(4 * BLOCK):
+            w[PLUS + i] = 0
+        for j in range(len(is_delta)):
+            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+            side(w, weight[j], 1)
+        for i in range(m):
+            vote = w[PLUS + i] + w[MINUS + i]
+            total += (vote > 0) - (vote < 0)
+    return total

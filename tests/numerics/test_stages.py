@@ -1,0 +1,48 @@
+import pytest
+import torch
+
+from eutectic.numerics.draw import Key
+from eutectic.numerics.stages import Drop, Scale, Trim, apply, column
+
+
+def test_column() -> None:
+    """Numbers per model broadcast against (n, *shape), in its dtype."""
+    like = torch.zeros(2, 3, 4, dtype=torch.float64)
+    shaped = column((1.0, 2.0), like)
+    assert shaped.shape == (2, 1, 1)
+    assert shaped.dtype == torch.float64
+    assert column((1.0, 2.0), torch.zeros(2)).shape == (2,)
+
+
+def test_trim_by_hand() -> None:
+    """What is smaller than the model's cut becomes zero; equal magnitudes and NaN stay."""
+    deltas = torch.tensor([[1.0, -2.0, 3.0], [1.0, float("nan"), -0.5]])
+    kept = apply(Trim((2.0, 0.75)), deltas, Key(0, "w"))
+    assert kept[0].tolist() == [0.0, -2.0, 3.0]
+    assert kept[1, [0, 2]].tolist() == [1.0, 0.0]
+    assert kept[1, 1].isnan()
+
+
+@pytest.mark.parametrize("cut", [0.0, float("inf")])
+def test_trim_at_the_ends(cut: float) -> None:
+    """A cut of zero keeps all, one of infinity only what is infinite."""
+    deltas = torch.tensor([[0.0, -1e30, 1e-30, float("inf")]])
+    expected = deltas if cut == 0 else torch.tensor([[0.0, 0.0, 0.0, float("inf")]])
+    assert torch.equal(apply(Trim((cut,)), deltas, Key(0, "w")), expected)
+
+
+def test_drop_by_hand() -> None:
+    """Kept elements are multiplied by the factor and others are zero, also where they were infinite."""
+    deltas = torch.full((2, 1000), 3.0)
+    deltas[0, ::2] = float("inf")
+    key = Key(4, "w", 0, 512)
+    dropped = apply(Drop((0.5, 1.0), (2.0, 0.5), 1), deltas, key)
+    mask = Key(4, "w", 1, 512).keep((0.5, 1.0), deltas)
+    assert torch.equal(dropped, torch.where(mask, deltas * torch.tensor([[2.0], [0.5]]), torch.zeros(())))
+    assert (dropped[1] == 1.5).all()
+    assert (dropped[0] == 0).any()
+
+
+def test_scale_by_hand() -> None:
+    """Each model has its own factor."""
+    assert apply(Scale((2.0, -1.0)), torch.ones(2, 2), Key(0, "w")).tolist() == [[2.0, 2.0], [-1.0, -1.0]]

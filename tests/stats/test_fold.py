@@ -1,0 +1,62 @@
+import pytest
+import torch
+
+from eutectic.numerics.draw import Key
+from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen
+from eutectic.stats.weights import Energy, Gram, MagnitudeQuantile, Mass, SignBalance, Statistic
+
+CUT = MagnitudeQuantile(Scope.TENSOR, (0.5,))
+
+
+def test_scopes_are_ordered() -> None:
+    """A model holds its tensors."""
+    assert Scope.TENSOR < Scope.MODEL
+
+
+@pytest.mark.parametrize(
+    "statistic", [Gram(Scope.TENSOR), Energy(Scope.MODEL), Mass(Scope.TENSOR), CUT, SignBalance(Scope.MODEL)], ids=repr
+)
+def test_statistics_say_what_they_are(statistic: Statistic) -> None:
+    """The planner derives the schedule from these alone."""
+    assert (statistic.origin, statistic.of, statistic.after) == (Origin.WEIGHTS, Of.EACH, ())
+    assert statistic.nbytes([Part("w", 10)], 2) > 0
+
+
+def test_what_comes_first() -> None:
+    """A mass above a cut, and a vote after a trim, wait for the cut."""
+    assert Mass(Scope.TENSOR, cut=CUT).after == (CUT,)
+    assert SignBalance(Scope.MODEL, (1.0,), CUT).after == (CUT,)
+    assert Mass(Scope.TENSOR, drawn=(0.5,)).after == ()
+
+
+def test_a_slice_is_computed_when_asked_for() -> None:
+    """Tensors that a statistic does not look at are not made."""
+    asked = []
+
+    def deltas() -> torch.Tensor:
+        asked.append("deltas")
+        return torch.ones(2, 4)
+
+    def tensors() -> torch.Tensor:
+        asked.append("tensors")
+        return torch.zeros(3, 4)
+
+    seen = Seen(Part("w", 100), 64, Key(1, "w", 0, 64), None, tensors, deltas, {CUT: (0.5,)})
+    assert asked == []
+    assert seen.deltas.sum() == 8
+    assert asked == ["deltas"]
+    assert (seen.name, seen.numel, seen.start, seen.results[CUT]) == ("w", 100, 64, (0.5,))
+    Energy(Scope.TENSOR).update(Energy(Scope.TENSOR).init([Part("w", 100)], 2, False), seen)
+    assert asked == ["deltas", "deltas"]
+
+
+def test_only_some_need_another_look() -> None:
+    """A sum is finished at once; a quantile of many elements narrows its window first."""
+    parts = [Part("w", 1 << 20)]
+    assert not isinstance(Energy(Scope.TENSOR).finish(Energy(Scope.TENSOR).init(parts, 2, False)), Again)
+    state = CUT.init(parts, 2, False)
+    state.bins[:, 1000] = 500
+    again = CUT.finish(state)
+    assert isinstance(again, Again)
+    assert CUT.sample(again.state) == 1
+    assert CUT.sample(state) > 1

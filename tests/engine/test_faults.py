@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -118,6 +119,28 @@ def test_killed_at_a_hundred_random_points(big: Path, tmp_path: Path) -> None:
     recipe = recipes(big, big=True)["ties model"] | {"output": {"shard_size": "5MB"}}
     run(recipe, tmp_path / "whole")
     kill_often(100, recipe, tmp_path / "whole", tmp_path, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_the_same_command_resumes(how: signal.Signals, big: Path, tmp_path: Path) -> None:
+    """The command line, stopped half-way and given again, ends with the bytes of an undisturbed run."""
+    recipe = recipes(big, big=True)["ties model"]
+    expected = run(recipe, tmp_path / "whole")
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe))
+    command = [sys.executable, "-c", "from eutectic.cli import main; main()", "merge", str(tmp_path / "recipe.json")]
+    command += ["-o", str(tmp_path / "out"), "--threads", "2", "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE)
+    journal = staging_of(tmp_path / "out") / "journal"
+    while process.poll() is None and not journal.exists():
+        time.sleep(0.001)
+    time.sleep(0.05)
+    process.send_signal(how)
+    said = process.communicate()[1]
+    assert b"Traceback" not in said
+    check_absent_or_whole(tmp_path / "out", tmp_path / "whole")
+    subprocess.run(command, check=True)
+    assert digests(tmp_path / "out") == expected
 
 
 def test_killed_before_every_change_of_a_folder(recipe: Recipe, whole: Path, tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
     return kinds, numbers, keys
 
 
+def warm(double: bool) -> None:
+    """Fetches the compiled loops of a precision from their cache on disk, or compiles them (seconds, once a machine)."""
+    none, no = np.zeros(0, np.int64), np.zeros(0, np.bool_)
+    rows = Rows(np.zeros(0, np.uint8), none, none, no, False, 0, 0, Key(0, ""), double)
+    combine(rows, Combination((), "weights"), np.zeros(0, np.uint8), CODES["F32"])
+
+
 def combine(rows: Rows, how: Combination, out: Bytes, out_code: int) -> int:
     """Writes the combined slice to `out` in the output dtype, rounded once.
 

@@ -223,6 +223,8 @@ class Window:
 
 #: A guess is this wide at least, in share of all ranks on either side.
 _MARGIN = 0.003
+#: Bins are added up in stretches of so many before one is looked into.
+_STRETCH = 512
 #: A sample of so many elements narrows the window enough.
 _ENOUGH = 1 << 17
 
@@ -279,7 +281,7 @@ class MagnitudeQuantile(_OfWeights):
             windows.append(window)
         if state.sampling > 1 or min(found) < 0:
             low, shift = zip(*windows, strict=True)
-            below, bins = np.zeros_like(state.below), np.zeros_like(state.bins)
+            below, bins = np.zeros(n, np.int64), np.zeros(state.bins.shape, np.int64)  # untouched pages cost nothing
             return Again(Window(state.total, state.double, 1, np.array(low, np.uint64), np.array(shift), below, bins))
         cuts = np.array(found, np.uint64)
         values = cuts.view(np.float64) if state.double else cuts.astype(np.uint32).view(np.float32)
@@ -309,31 +311,36 @@ def _look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, 
     if rank <= 0:
         return 0, (0, 0)
     below, bins = int(state.below[model]), state.bins[model]
-    counted = below + int(bins.sum())
+    coarse = np.cumsum(bins.reshape(-1, _STRETCH).sum(1))
+    counted = below + int(coarse[-1])
     if state.sampling > 1:
         share = rank / state.total
         # Neighbours are alike, so a sample says less than its size.
         margin = max(_MARGIN, 5 * math.sqrt(share * (1 - share) / max(1, counted / 4)))
-        first, last = (_bin_of(bins, math.ceil(counted * edge) - below) for edge in (share - margin, share + margin))
-        return None, _cover(low + (first << shift), min(low + ((last + 1) << shift) - 1, _top(state.double)))
+        first, last = (_bin_of(bins, coarse, math.ceil(counted * edge) - below) for edge in (share - margin, share + margin))
+        start, stop = low + (first << shift), min(low + ((last + 1) << shift) - 1, _top(state.double))
+        # A window not much too wide is cut to what one count resolves: being wrong now and then costs less.
+        spare = max(0, stop - start + 1 - BINS) if stop - start < 3 * BINS else 0
+        return None, _cover(start + spare // 2, stop - (spare - spare // 2))
     if rank <= below:
         return None, _cover(0, low - 1)
     if rank > counted:
         return None, _cover(low + (BINS << shift), _top(state.double))
-    found = _bin_of(bins, rank - below)
+    found = _bin_of(bins, coarse, rank - below)
     if shift == 0:
         return low + found, (low, 0)
     return None, _cover(low + (found << shift), low + ((found + 1) << shift) - 1)
 
 
-def _bin_of(bins: NDArray[np.int64], rank: int) -> int:
-    """Returns the bin that holds the rank-th of all counted (from 1), or the first or last for ranks outside."""
-    stretch = 512
-    coarse = np.cumsum(bins.reshape(-1, stretch).sum(1))
+def _bin_of(bins: NDArray[np.int64], coarse: NDArray[np.int64], rank: int) -> int:
+    """Returns the bin that holds the rank-th of all counted (from 1), or the first or last for ranks outside.
+
+    `coarse` holds the counts up to the end of each stretch of bins.
+    """
     at = min(int(np.searchsorted(coarse, rank)), len(coarse) - 1)
     before = int(coarse[at - 1]) if at else 0
-    fine = np.cumsum(bins[at * stretch : (at + 1) * stretch])
-    return at * stretch + min(int(np.searchsorted(fine, rank - before)), stretch - 1)
+    fine = np.cumsum(bins[at * _STRETCH : (at + 1) * _STRETCH])
+    return at * _STRETCH + min(int(np.searchsorted(fine, rank - before)), _STRETCH - 1)
 
 
 @dataclass(frozen=True)

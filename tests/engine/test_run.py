@@ -53,7 +53,7 @@ def test_copies_are_exact(small: Path, tmp_path: Path) -> None:
     """What is copied are the bytes of its input."""
     run(recipes(small, big=False)["rules"], tmp_path / "out")
     here, there = load_file(tmp_path / "out" / "model.safetensors"), eutectic.open(small / "maths")
-    own = {}
+    own: dict[str, torch.Tensor] = {}
     for path in sorted((small / "maths").glob("*.safetensors")):
         own |= load_file(path)
     assert set(own) == set(there.source.header)

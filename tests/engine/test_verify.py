@@ -1,10 +1,13 @@
 """An output is what its recipe says, byte for byte, or it is said where it is not."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import eutectic
 from tests.engine.family import BIG, BUFFER, MEDIUM, NORM, recipes, run
@@ -26,8 +29,6 @@ def flip(out: Path, name: str, byte: int) -> None:
     begin = source.header[name]
     data = bytearray(path.read_bytes())
     size = int.from_bytes(data[:8], "little")
-    import json
-
     offset = json.loads(data[8 : 8 + size])[name]["data_offsets"][0]
     assert byte < begin.nbytes
     data[8 + size + offset + byte] ^= 1
@@ -41,7 +42,7 @@ def test_right(name: str, small: Path, tmp_path: Path) -> None:
     found = eutectic.verify(out, sample=None, threads=3, memory="300MiB")
     assert found.ok
     assert found.changed == ()
-    with safe_open(out / "model.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(out / "model.safetensors", "pt") as file:
         assert set(found.checked) == set(file.keys())
 
 
@@ -77,8 +78,6 @@ def test_a_sample(small: Path, tmp_path: Path) -> None:
 
 def test_changed_inputs(small: Path, tmp_path: Path) -> None:
     """An input that changed since is named, and the tensors that differ for it."""
-    from safetensors.torch import load_file
-
     tensors = load_file(small / "code" / "model.safetensors")
     write_model(tmp_path / "mine", tensors, {})
     models = [str(tmp_path / "mine"), str(small / "chat")]
@@ -91,8 +90,6 @@ def test_changed_inputs(small: Path, tmp_path: Path) -> None:
 
 def test_other_tensors(small: Path, tmp_path: Path) -> None:
     """An output whose names or shapes are not those of its recipe is refused."""
-    from safetensors.torch import load_file, save_file
-
     out = merged(small, "rules", tmp_path / "out")
     tensors = load_file(out / "model.safetensors")
     cases: list[dict[str, Any]] = [
@@ -115,8 +112,6 @@ def test_not_an_output(small: Path) -> None:
 
 def test_nothing_stays_open(small: Path, tmp_path: Path) -> None:
     """Checking closes every file it opened."""
-    import os
-
     out = merged(small, "rules", tmp_path / "out")
     before = len(os.listdir("/proc/self/fd"))
     eutectic.verify(out, sample=2)

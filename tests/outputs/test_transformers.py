@@ -132,7 +132,7 @@ def test_tied_head_is_written_once(family: Any, tmp_path: Path) -> None:
     save_file(twice, tmp_path / "twice" / "model.safetensors", {"format": "pt"})
     merged = recipe(folder, "linear") | {"models": [str(tmp_path / "twice"), str(folder / "two")]}
     out = merge(merged, tmp_path / "out")
-    with safe_open(out / "model.safetensors", "pt") as file:  # type: ignore[no-untyped-call]
+    with safe_open(out / "model.safetensors", "pt") as file:
         assert "lm_head.weight" not in file.keys()  # noqa: SIM118
     model = check(out, base, linear_by_hand([weights(one), weights(two)]), "llama tied")
     assert model.lm_head.weight is model.model.embed_tokens.weight

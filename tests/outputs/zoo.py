@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import transformers as hf
 
-SMALL = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
-WORDS = {**SMALL, "vocab_size": 40, "max_position_embeddings": 32, "num_key_value_heads": 2}
-VISION = {**SMALL, "image_size": 8, "patch_size": 4}
+SMALL: dict[str, Any] = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 24}
+WORDS: dict[str, Any] = {**SMALL, "vocab_size": 40, "max_position_embeddings": 32, "num_key_value_heads": 2}
+VISION: dict[str, Any] = {**SMALL, "image_size": 8, "patch_size": 4}
 
 
 def _llama(**more: Any) -> Any:

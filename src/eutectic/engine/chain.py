@@ -106,9 +106,7 @@ class Chain:
 
     def seen(self, request: Request, rows: Rows) -> Seen:
         """Returns one slice as a statistic of `request` sees it."""
-        results = {
-            r.statistic: result for r, result in self.results.items() if r.position == request.position
-        }
+        results = {r.statistic: result for r, result in self.results.items() if r.position == request.position}
         key = Key(self.key.seed, self.key.name, request.position, rows.start)
         if self.fused:
             shown = rows.then(*self._stages_before(request.position))
@@ -210,4 +208,3 @@ class Chain:
 
 def _no_tensors() -> Tensor:
     raise UndeclaredNeed("a statistic on the fused path reads rows, not tensors")
-

@@ -97,7 +97,7 @@ class Journal:
             if start > at:
                 yield at, start
             at = max(at, stop)
-        if at < numel or numel == 0 and name not in self._done:
+        if at < numel or (numel == 0 and name not in self._done):
             yield at, numel
 
     def result(self, key: str) -> Any:

@@ -72,7 +72,8 @@ def describe_inputs(plan: Plan) -> list[dict[str, Any]]:
 def describe_fates(plan: Plan) -> dict[str, str]:
     """Returns every tensor's fate in words."""
     fates = {
-        site.spec.name: "merged by " + ", ".join(step.method.name for step in site.steps)
+        site.spec.name: "merged by "
+        + ", ".join(step.method.name for step in site.steps)
         + (f" ({site.why})" if site.why else "")
         for site in plan.merged
     }

@@ -24,9 +24,9 @@ from eutectic.engine.receipt import Receipt, describe_fates, describe_inputs, ve
 from eutectic.engine.staging import RECEIPT, RECIPE, Staging, finished
 from eutectic.engine.sweep import share
 from eutectic.errors import CheckpointError, MismatchError
+from eutectic.numerics import kernels
 from eutectic.numerics.tensors import one_thread
 from eutectic.plan.spans import work_doubles
-from eutectic.numerics import kernels
 from eutectic.plan.steps import Copied, Feed, Merged, Plan
 
 #: Bytes of one copied piece.
@@ -87,7 +87,9 @@ def run(
         _write_text(staging.folder / "README.md", card)
         _write_text(staging.folder / RECEIPT, receipt.to_json())
         staging.publish()
-        receipt = replace(receipt, seconds=round(time.perf_counter() - start, 3))  # to the rename, which the file cannot know
+        receipt = replace(
+            receipt, seconds=round(time.perf_counter() - start, 3)
+        )  # to the rename, which the file cannot know
     finally:
         staging.close()
     _tell(watch, Finished(receipt.seconds, plan.writes))
@@ -133,7 +135,7 @@ def check_buffers(plan: Plan) -> None:
             if not np.array_equal(own, _read(plan, other)):
                 names = [plan.inputs[feed.source].reference for feed in (each.feed, other)]
                 raise MismatchError(
-                    f"{each.spec.name}: a buffer of type {each.spec.dtype} that differs between {names[0]} and {names[1]}; "
+                    f"{each.spec.name}: a buffer of type {each.spec.dtype} differs between {names[0]} and {names[1]}; "
                     "set buffers: base, or keep one of them by a rule"
                 )
 
@@ -193,12 +195,11 @@ class _Sink:
     def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
         """Takes the bytes of elements start..stop of a merged site."""
         name = site.spec.name
-        if bad:
-            if self._plan.recipe.non_finite == "error":
-                raise CheckpointError(
-                    f"{name}: {bad} of the merged elements {start} to {stop} are NaN or infinite, because "
-                    f"{self._blame(site, start, stop)}; repair that model, or set non_finite: keep"
-                )
+        if bad and self._plan.recipe.non_finite == "error":
+            raise CheckpointError(
+                f"{name}: {bad} of the merged elements {start} to {stop} are NaN or infinite, because "
+                f"{self._blame(site, start, stop)}; repair that model, or set non_finite: keep"
+            )
         self.put(name, start, stop, site.spec.dtype.bits, data, bad)
 
     def put(self, name: str, start: int, stop: int, bits: int, data: Buffer, bad: int = 0) -> None:
@@ -232,7 +233,7 @@ class _Sink:
         while not self._stop.wait(SYNC_EVERY):
             try:
                 self._flush()
-            except BaseException as error:  # raised by the next write, in the run's own thread
+            except BaseException as error:  # noqa: BLE001 - raised by the next write, in the run's own thread
                 self._failed.append(error)
                 return
 

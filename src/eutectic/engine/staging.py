@@ -1,7 +1,7 @@
 """Where an output grows before it appears: a hidden folder beside it, renamed when it is whole.
 
-    out/                     appears in one rename, complete
-    .out.eutectic/           journal, weight files (unsealed: their headers open nowhere), then the other files
+out/                     appears in one rename, complete
+.out.eutectic/           journal, weight files (unsealed: their headers open nowhere), then the other files
 """
 
 import json

@@ -22,7 +22,7 @@ def share(tasks: Iterable[T], workers: list[W], do: Callable[[W, T], None]) -> N
                 if task is None:
                     return
                 do(worker, task)
-            except BaseException as error:  # handed to the calling thread
+            except BaseException as error:  # noqa: BLE001 - handed to the calling thread
                 failed.append(error)
                 return
 
@@ -36,7 +36,7 @@ def share(tasks: Iterable[T], workers: list[W], do: Callable[[W, T], None]) -> N
             for thread in threads:
                 while thread.is_alive():  # a bare join would hold back signals
                     thread.join(0.2)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - raised once all threads have stopped
             failed.insert(0, error)
             for thread in threads:
                 thread.join()

@@ -4,7 +4,6 @@ Source: Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482 (uniform soup:
 Departs: weights may differ; a sum of weights of zero is refused when it would divide.
 """
 
-
 from eutectic.errors import RecipeError
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine
 from eutectic.methods.site import Site, weighted_sum

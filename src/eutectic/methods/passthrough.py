@@ -3,7 +3,6 @@
 Source: arcee-ai/mergekit 0.1.5, `passthrough` with its `scale`; there is no paper.
 """
 
-
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine, exactly
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Combination

@@ -5,7 +5,6 @@ negation (a negative weight) and analogy (weights 1, 1, -1).
 Departs: `normalize` divides by the sum of the weights, as mergekit offers.
 """
 
-
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import Combination, Numbers

@@ -28,7 +28,7 @@ def threshold(density: float) -> int:
 
 @dataclass(frozen=True)
 class Key:
-    """Where draws come from: the recipe's seed, the tensor's name, the chain position, and the slice's first element."""
+    """Where draws come from: the recipe's seed, the tensor, the chain position, and the slice's first element."""
 
     seed: int
     name: str
@@ -61,4 +61,3 @@ class Key:
             draw = x ^ (x >> 16)  # products wrap in int64, which the mask makes harmless
             masks.append(draw < threshold(share))
         return torch.stack(masks).reshape(like.shape)
-

@@ -114,7 +114,7 @@ def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
 
 
 def warm(double: bool) -> None:
-    """Fetches the compiled loops of a precision from their cache on disk, or compiles them (seconds, once a machine)."""
+    """Fetches a precision's compiled loops from their cache on disk, or compiles them (seconds, once a machine)."""
     none, no = np.zeros(0, np.int64), np.zeros(0, np.bool_)
     rows = Rows(np.zeros(0, np.uint8), none, none, no, False, 0, 0, Key(0, ""), double)
     combine(rows, Combination((), "weights"), np.zeros(0, np.uint8), CODES["F32"])
@@ -130,7 +130,7 @@ def combine(rows: Rows, how: Combination, out: Bytes, out_code: int) -> int:
     work = np.float64 if rows.double else np.float32
     settings = np.array([_AVERAGES[how.average], how.tie, how.of == "deltas"], np.int64)
     weight, scales = np.array(how.weight).astype(work), np.array([how.anchor, how.scale]).astype(work)
-    return int(loops.combine(*_place(rows), weight, scales, settings, out, out_code))
+    return int(loops.combine(_place(rows), weight, scales, settings, out, out_code))
 
 
 def gram(rows: Rows, of_weights: bool) -> Floats:
@@ -150,14 +150,14 @@ def energy(rows: Rows, of_weights: bool) -> Floats:
 def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     p = rows.n + (1 if of_weights and rows.has_base else 0)
     out = np.zeros((-(-rows.count // GRAIN), p, p), np.float64)
-    loops.gram(*_place(rows, p), of_weights, diagonal, out)
+    loops.gram(_place(rows, p), of_weights, diagonal, out)
     return out
 
 
 def mass(rows: Rows) -> Floats:
     """Sums of magnitudes of the deltas after the stages, per `GRAIN` elements: (grains, n)."""
     out = np.zeros((-(-rows.count // GRAIN), rows.n), np.float64)
-    loops.mass(*_place(rows), out)
+    loops.mass(_place(rows), out)
     return out
 
 
@@ -168,10 +168,10 @@ def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bi
     i holds patterns p with `(p - low[i]) >> shift[i] == b`; `below` counts those under the window.
     """
     count = loops.magnitudes64 if rows.double else loops.magnitudes32
-    count(*_place(rows), low, shift, below, bins, rows.every)
+    count(_place(rows), low, shift, below, bins, rows.every)
 
 
 def votes(rows: Rows, weight: tuple[float, ...]) -> int:
     """Returns how many elements elect plus, less how many elect minus, by the weighted mass of the deltas."""
     work = np.float64 if rows.double else np.float32
-    return int(loops.votes(*_place(rows), np.array(weight).astype(work)))
+    return int(loops.votes(_place(rows), np.array(weight).astype(work)))

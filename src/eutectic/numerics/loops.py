@@ -12,7 +12,7 @@ from numba import njit
 
 #: Elements per block: a float32 row of it is 8 KiB, so that all rows stay in the first cache levels.
 BLOCK = 2048
-#: Where the work rows begin: the base, the model in hand, the two sides of a vote and what they are divided by, the sum.
+#: Where the work rows begin: the base, the model in hand, both sides of a vote and what they are divided by, the sum.
 BASE, ROW, PLUS, MINUS, FIRST, SECOND, SUM = (k * BLOCK for k in range(7))
 #: Work rows of a plain call; kept rows follow.
 KEPT = 7 * BLOCK
@@ -117,7 +117,7 @@ def store(w, at, m, bits, code, out, first):  # type: ignore[no-untyped-def]
 
 @_jit
 def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
-    """Zeroes the elements of the model in hand whose draw is above `last`; `first` is the index of its first in the tensor."""
+    """Zeroes what the model in hand draws above `last`; `first` is the index of the block in the tensor."""
     zero = w.dtype.type(0)
     high = np.uint32(np.uint32(first >> 32) * np.uint32(0x85EBCA6B))
     second = np.uint32(key1 ^ high)
@@ -134,8 +134,9 @@ def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, w):  # type: ignore[no-untyped-def]
+def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
     """Loads block `at` of model j to ROW: its delta after the stages, or (deltas False) its weights."""
+    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, bits, w = place
     which = j + (1 if has_base else 0)
     staged = len(kinds) > 0
     subtract = (deltas or staged) and not is_delta[j]
@@ -252,22 +253,31 @@ def add(raw, offset, at, m, deltas, weight, bits, w):  # type: ignore[no-untyped
 
 
 @_jit
-def combine(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, weight, scales, settings, out, out_code):  # type: ignore[no-untyped-def]
+def begin(place, at):  # type: ignore[no-untyped-def]
+    """Loads the base's block `at`, if there is a base; returns how many elements the block has."""
+    raw, offsets, codes, _, has_base, _, count, _, _, _, bits, w = place
+    m = min(BLOCK, count - at)
+    if has_base:
+        load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+    return m
+
+
+@_jit
+def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-untyped-def]
     """Writes a combined slice; returns how many results are not finite in the output dtype."""
+    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w = place
     average, tie, deltas = settings[0], settings[1], settings[2] == 1
     anchor, scale = scales[0], scales[1]
     bad = 0
     for at in range(0, count, BLOCK):
-        m = min(BLOCK, count - at)
-        if has_base:
-            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        m = begin(place, at)
         if average == 0:
             for j in range(len(is_delta)):
                 which = j + (1 if has_base else 0)
                 if j > 0 and codes[which] == 3 and not is_delta[j] and len(kinds) == 0:
                     add(raw, offsets[which], at, m, deltas, weight[j], bits, w)
                     continue
-                model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, w)
+                model(place, at, m, j, deltas)
                 if j == 0:  # not added to zero, which would turn -0.0 into 0.0
                     for i in range(BLOCK):
                         w[SUM + i] = weight[0] * w[ROW + i]
@@ -278,7 +288,7 @@ def combine(raw, offsets, codes, is_delta, has_base, start, count, kinds, number
             for i in range(4 * BLOCK):
                 w[PLUS + i] = 0
             for j in range(len(is_delta)):
-                model(raw, offsets, codes, is_delta, has_base, start, at, m, j, deltas, kinds, numbers, keys, bits, w)
+                model(place, at, m, j, deltas)
                 side(w, weight[j], average)
             elect(w, average, tie)
         if anchor != 0:
@@ -308,9 +318,10 @@ def dot(x, y, m, lanes):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def gram(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
+def gram(place, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
     """Adds the products of all pairs of rows to the grain of `out` they lie in."""
-    n, p = len(is_delta), out.shape[1]
+    n, count, w = len(place[3]), place[6], place[11]
+    p = out.shape[1]
     lanes = np.empty(32, np.float64)
     places = np.empty(p, np.int64)
     for j in range(p):
@@ -319,11 +330,9 @@ def gram(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, 
     if p > n:
         places[0] = BASE
     for at in range(0, count, BLOCK):
-        m = min(BLOCK, count - at)
-        if has_base:
-            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        m = begin(place, at)
         for j in range(n):
-            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, not of_weights, kinds, numbers, keys, bits, w)
+            model(place, at, m, j, not of_weights)
             to = places[p - n + j]
             if to != ROW:
                 w[to : to + m] = w[ROW : ROW + m]
@@ -338,15 +347,14 @@ def gram(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, 
 
 
 @_jit
-def mass(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, out):  # type: ignore[no-untyped-def]
+def mass(place, out):  # type: ignore[no-untyped-def]
     """Adds the magnitudes of each model's deltas to the grain of `out` they lie in."""
+    n, count, w = len(place[3]), place[6], place[11]
     lanes = np.empty(32, np.float64)
     for at in range(0, count, BLOCK):
-        m = min(BLOCK, count - at)
-        if has_base:
-            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
-        for j in range(len(is_delta)):
-            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+        m = begin(place, at)
+        for j in range(n):
+            model(place, at, m, j, True)
             row = w[ROW : ROW + BLOCK]
             lanes[:] = 0.0
             whole = m - m % 32
@@ -362,18 +370,17 @@ def mass(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, 
 
 
 @_jit
-def magnitudes32(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
+def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float32 magnitudes under and in each model's window."""
+    n, count, w = len(place[3]), place[6], place[11]
     size = bins.shape[1]
     pattern = w[ROW : ROW + BLOCK].view(np.uint32)
     hit = np.zeros(BLOCK, np.uint8)
     hits = hit.view(np.uint64)
     for at in range(0, count, BLOCK * every):
-        m = min(BLOCK, count - at)
-        if has_base:
-            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
-        for j in range(len(is_delta)):
-            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+        m = begin(place, at)
+        for j in range(n):
+            model(place, at, m, j, True)
             first, by = np.uint32(low[j]), np.uint32(shift[j])
             room = np.uint64(0xFFFFFFFF) - np.uint64(low[j])
             width = np.uint32(min(room, (np.uint64(size) << np.uint64(shift[j])) - np.uint64(1)))
@@ -395,16 +402,15 @@ def magnitudes32(raw, offsets, codes, is_delta, has_base, start, count, kinds, n
 
 
 @_jit
-def magnitudes64(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
+def magnitudes64(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float64 magnitudes under and in each model's window."""
+    n, count, w = len(place[3]), place[6], place[11]
     size = np.uint64(bins.shape[1])
     pattern = w[ROW : ROW + BLOCK].view(np.uint64)
     for at in range(0, count, BLOCK * every):
-        m = min(BLOCK, count - at)
-        if has_base:
-            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
-        for j in range(len(is_delta)):
-            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+        m = begin(place, at)
+        for j in range(n):
+            model(place, at, m, j, True)
             first, by = low[j], np.uint64(shift[j])
             for i in range(m):
                 b = pattern[i] & np.uint64(0x7FFFFFFFFFFFFFFF)
@@ -415,17 +421,16 @@ def magnitudes64(raw, offsets, codes, is_delta, has_base, start, count, kinds, n
 
 
 @_jit
-def votes(raw, offsets, codes, is_delta, has_base, start, count, kinds, numbers, keys, bits, w, weight):  # type: ignore[no-untyped-def]
+def votes(place, weight):  # type: ignore[no-untyped-def]
     """Counts elements whose plus side has more mass, less those whose minus side has."""
+    n, count, w = len(place[3]), place[6], place[11]
     total = 0
     for at in range(0, count, BLOCK):
-        m = min(BLOCK, count - at)
-        if has_base:
-            load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
+        m = begin(place, at)
         for i in range(4 * BLOCK):
             w[PLUS + i] = 0
-        for j in range(len(is_delta)):
-            model(raw, offsets, codes, is_delta, has_base, start, at, m, j, True, kinds, numbers, keys, bits, w)
+        for j in range(n):
+            model(place, at, m, j, True)
             side(w, weight[j], 1)
         for i in range(m):
             vote = w[PLUS + i] + w[MINUS + i]

@@ -22,7 +22,7 @@ class Trim:
 
 @dataclass(frozen=True)
 class Drop:
-    """Keeps each element with probability `density[i]`, times `factor[i]`; drawn from the key of chain position `step`."""
+    """Keeps each element with probability `density[i]`, times `factor[i]`; drawn from chain position `step`'s key."""
 
     density: Numbers
     factor: Numbers

@@ -317,7 +317,9 @@ def _look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, 
         share = rank / state.total
         # Neighbours are alike, so a sample says less than its size.
         margin = max(_MARGIN, 5 * math.sqrt(share * (1 - share) / max(1, counted / 4)))
-        first, last = (_bin_of(bins, coarse, math.ceil(counted * edge) - below) for edge in (share - margin, share + margin))
+        first, last = (
+            _bin_of(bins, coarse, math.ceil(counted * edge) - below) for edge in (share - margin, share + margin)
+        )
         start, stop = low + (first << shift), min(low + ((last + 1) << shift) - 1, _top(state.double))
         # A window not much too wide is cut to what one count resolves: being wrong now and then costs less.
         spare = max(0, stop - start + 1 - BINS) if stop - start < 3 * BINS else 0

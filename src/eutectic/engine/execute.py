@@ -89,7 +89,8 @@ class Executor:
                 sliced += [span for start, stop in ranges for span in self._cut(chain, start, stop)]
         self._share(sliced, self._map_slice, "merging")
         crew = self._workers[: self._schedule.whole_threads]
-        whole = [Span(chain, 0, chain.part.numel) for chain in visits]
+        # The largest first: one met last would keep a single thread busy while the others wait.
+        whole = [Span(chain, 0, chain.part.numel) for chain in sorted(visits, key=lambda each: -each.part.numel)]
         share(self._announced(whole), crew, lambda worker, span: self._visit(worker, span.chain))
         for chain in swept:
             self.settle_own(chain)

@@ -6,9 +6,10 @@ import numpy as np
 import torch
 
 import eutectic
-from eutectic.engine.reader import Worker, arena_bytes, read_rows
+from eutectic.engine.reader import Worker, read_rows
 from eutectic.engine.run import chains_of
 from eutectic.numerics.precision import widen
+from eutectic.plan.memory import arena_bytes
 from tests.engine.sites import chain, normal, planned
 from tests.make.adapters import factors, write_adapter
 from tests.make.checkpoints import write_model

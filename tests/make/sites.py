@@ -150,7 +150,7 @@ class Job:
         return from_bytes(raw, spec.dtype.name, shape), bad
 
     def _executor(self, sink: Collected) -> Executor:
-        schedule = Schedule(self.threads, self.slice_elements, self.resident_bytes, self.threads, 0.0)
+        schedule = Schedule(self.threads, self.slice_elements, self.resident_bytes, self.threads)
         return Executor(self.inputs, schedule, sink)
 
 

@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.engine.chain import Chain, Request
-from eutectic.engine.reader import Worker, arena_bytes
+from eutectic.engine.reader import Worker
 from eutectic.engine.sweep import share
 from eutectic.methods.declare import Locality
 from eutectic.numerics.kernels import GRAIN, Rows
-from eutectic.plan.steps import Merged, Schedule
+from eutectic.plan.memory import arena_bytes
+from eutectic.plan.steps import Merged, Schedule, read_cost
 from eutectic.stats.fold import Again, Scope, Statistic
 
 #: A sample is taken in stretches of this many elements: long enough for a disk, short enough to be many.
@@ -68,7 +69,7 @@ class Executor:
     """
 
     def __init__(self, inputs: Sequence[Checkpoint], schedule: Schedule, sink: Sink) -> None:
-        self._schedule, self._sink = schedule, sink
+        self._inputs, self._schedule, self._sink = inputs, schedule, sink
         self._workers = [Worker(inputs) for _ in range(schedule.threads)]
 
     def run(self, chains: Sequence[Chain]) -> None:
@@ -196,7 +197,7 @@ class Executor:
     def _visit(self, worker: Worker, chain: Chain) -> None:
         """Reads a whole site once, computes what it still lacks, and merges it."""
         rows = worker.load(chain, 0, chain.part.numel)
-        self._sink.progress(arena_bytes(chain.site, rows.count), "merging")
+        self._sink.progress(self._cost(chain, rows.count), "merging")
         while requests := chain.requests():
             for request in requests:
                 chain.accept(request, self._fold_held(request, chain, rows))
@@ -237,10 +238,14 @@ class Executor:
         for start, stop in _stretches(chain.part.numel, every):
             yield Span(chain, start, stop)
 
+    def _cost(self, chain: Chain, elements: int) -> int:
+        """Bytes of disk read for so many elements of a site."""
+        return read_cost(chain.site, self._inputs) * elements // max(1, chain.part.numel)
+
     def _share(self, spans: list[Span], do: Callable[[Worker, Span], None], doing: str) -> None:
         def noted(worker: Worker, span: Span) -> None:
             do(worker, span)
-            self._sink.progress(arena_bytes(span.chain.site, span.stop - span.start), doing)
+            self._sink.progress(self._cost(span.chain, span.stop - span.start), doing)
 
         share(self._announced(spans), self._workers, noted)
 

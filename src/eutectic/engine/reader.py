@@ -9,14 +9,8 @@ from eutectic.checkpoint.spec import TensorSpec
 from eutectic.engine.chain import Chain
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import CODES, ITEMSIZE, Rows
+from eutectic.plan.memory import ALIGN, arena_bytes
 from eutectic.plan.steps import Feed, Merged
-
-_ALIGN = 64
-
-
-def arena_bytes(site: Merged, elements: int) -> int:
-    """Bytes of the rows of one slice."""
-    return sum(-(-elements * feed.dtype.bits // 8 // _ALIGN) * _ALIGN for feed in site.feeds)
 
 
 class Worker:
@@ -47,7 +41,7 @@ class Worker:
             self._read(site, feed, start, self._arena[at : at + size])
             offsets.append(at)
             codes.append(code)
-            at += -(-size // _ALIGN) * _ALIGN
+            at += -(-size // ALIGN) * ALIGN
         deltas = np.array([feed.delta for feed in site.models], np.bool_)
         return Rows(
             self._arena,
@@ -86,7 +80,7 @@ def read_rows(tensors: Sequence[tuple[Checkpoint, TensorSpec]], start: int, stop
     at = 0
     for checkpoint, spec in tensors:
         code = CODES[spec.dtype.name]
-        row = np.zeros(-(-count * ITEMSIZE[code] // _ALIGN) * _ALIGN, np.uint8)
+        row = np.zeros(-(-count * ITEMSIZE[code] // ALIGN) * ALIGN, np.uint8)
         checkpoint.source.read_into(spec.name, start, row[: count * ITEMSIZE[code]])
         parts.append(row)
         offsets.append(at)

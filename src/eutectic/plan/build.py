@@ -15,8 +15,9 @@ from eutectic.layout.layout import Place
 from eutectic.layout.match import Report, compare
 from eutectic.plan.fates import Decider, Fates
 from eutectic.plan.memory import schedule
+from eutectic.plan.readings import readings
 from eutectic.plan.spans import check_spans, work_doubles
-from eutectic.plan.steps import Dropped, Plan
+from eutectic.plan.steps import Dropped, Plan, read_cost
 from eutectic.recipe.model import BASE, Recipe
 
 #: Share of the machine's memory that a run may hold when nobody says otherwise.
@@ -64,9 +65,9 @@ def build(
     planned, held = schedule(
         fates.merged, double, budget=budget, threads=threads or len(os.sched_getaffinity(0)), device=device
     )
-    costs = sum(
-        inputs[feed.source].source.read_cost(feed.name) for site in fates.merged for feed in site.feeds if not feed.zero
-    )
+    once = [read_cost(site, inputs) for site in fates.merged]
+    times = readings(fates.merged, double, planned)
+    costs = sum(cost * count for cost, count in zip(once, times, strict=True))
     copies = sum(inputs[each.feed.source].source.read_cost(each.feed.name) for each in fates.copied)
     return Plan(
         recipe,
@@ -82,7 +83,8 @@ def build(
         held,
         budget,
         device,
-        int(costs * (1 + planned.sweeps)) + copies,
+        int(costs) + copies,
+        costs / sum(once) if sum(once) else 1.0,
         tuple(report.summary()),
         _job(recipe, fingerprints, layout, sidecars, version, device),
         fingerprints,

@@ -18,10 +18,9 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         tensors: list every tensor, not a summary.
         speed: bytes per second of an earlier run on this machine; None leaves the time out.
     """
-    sweeps = 1 + plan.schedule.sweeps
     lines = [
         f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
-        f"reads     {format_bytes(plan.reads)} in {sweeps:.3g} sweep{'s' if sweeps != 1 else ''}; nothing to download",
+        f"reads     {format_bytes(plan.reads)}, {plan.sweeps:.3g} times what is merged; nothing to download",
         (
             f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} "
             f"file{'s'[: len(plan.layout.shards) != 1]}, "
@@ -91,7 +90,7 @@ def describe(plan: "Plan") -> dict[str, Any]:
         "reads": plan.reads,
         "writes": plan.writes,
         "downloads": 0,
-        "sweeps": 1 + plan.schedule.sweeps,
+        "sweeps": round(plan.sweeps, 3),
         "peak": plan.peak,
         "budget": plan.budget,
         "threads": plan.schedule.threads,

@@ -22,6 +22,15 @@ SLACK = 24 << 20
 KEPT = 2
 
 
+#: Rows of a slice begin at multiples of this many bytes.
+ALIGN = 64
+
+
+def arena_bytes(site: Merged, elements: int) -> int:
+    """Bytes of the rows of one slice."""
+    return sum(-(-elements * feed.dtype.bits // 8 // ALIGN) * ALIGN for feed in site.feeds)
+
+
 def site_folds(site: Merged) -> list[Statistic]:
     """Returns every statistic a site's chain declares, the ones they come after included."""
     found: list[Statistic] = []
@@ -113,23 +122,12 @@ def _settle(costs: _Costs, states: int, budget: int, workers: int, size: int, wh
     room = (budget - SLACK) // workers - states
     slices = costs.sliced(size)
     # A held site is read once; its outputs and temporaries are those of its slices.
-    held = [sum(site.spec.numel * f.dtype.bits // 8 + 64 for f in site.feeds) for site in costs.own]
+    held = [arena_bytes(site, site.spec.numel) for site in costs.own]
     limit = room - slices
     resident = max((each for each in held if each <= limit), default=0)
     crew = min(workers, (budget - SLACK - workers * states) // whole) if whole else workers
     buffers = max(workers * (slices + resident), crew * whole)
-    models = sum(1 for folds in costs.folds.values() if any(f.scope is Scope.MODEL for f in folds))
-    levels = max((_levels(folds) for folds in costs.folds.values()), default=0.0) if models else 0.0
-    return Schedule(workers, size, resident, crew, levels), Memory(buffers, workers * states, SLACK)
-
-
-def _levels(folds: Sequence[Statistic]) -> float:
-    """Readings of the inputs that model-wide statistics of one site take, samples (a sixty-fourth) not counted."""
-    depth: dict[Statistic, int] = {}
-    for statistic in sorted(folds, key=lambda each: len(each.after)):
-        if statistic.scope is Scope.MODEL:
-            depth[statistic] = 1 + max((depth.get(each, 0) for each in statistic.after), default=0)
-    return max(depth.values(), default=0)
+    return Schedule(workers, size, resident, crew), Memory(buffers, workers * states, SLACK)
 
 
 def _over(costs: _Costs, states: int, budget: int) -> OverBudget:

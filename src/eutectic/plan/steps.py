@@ -1,6 +1,6 @@
 """A plan: every output tensor with its fate, where its bytes come from, and what running it will cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,14 +115,12 @@ class Schedule:
         slice_elements: most elements of a slice; a multiple of the grain.
         resident_bytes: a site with statistics of its own whose rows take at most this is read once, and held.
         whole_threads: workers at once on sites that must be whole in memory.
-        sweeps: times the inputs are read before the map, for statistics that span the model.
     """
 
     threads: int
     slice_elements: int
     resident_bytes: int
     whole_threads: int
-    sweeps: float
 
 
 @dataclass(frozen=True)
@@ -143,6 +141,7 @@ class Plan:
     budget: int
     device: str
     reads: int
+    sweeps: float
     notes: tuple[str, ...]
     job: str
     fingerprints: Mapping[str, str]
@@ -171,3 +170,8 @@ def work_double(recipe: Recipe, site: Merged) -> bool:
     if recipe.dtype != "auto":
         return recipe.dtype == "float64"
     return site.double or any(feed.dtype.name == "F64" for feed in site.feeds)
+
+
+def read_cost(site: Merged, inputs: Sequence[Checkpoint]) -> int:
+    """Bytes of disk read to have every row of a site once."""
+    return sum(inputs[feed.source].source.read_cost(feed.name) for feed in site.feeds if not feed.zero)

@@ -135,6 +135,10 @@ class Statistic(Protocol):
         """Returns the result, or `Again` with a narrower state when another sweep is needed."""
         ...
 
+    def sweeps(self, total: int, double: bool) -> float:
+        """How often a scope of `total` elements is shown until the result is known, as a rule; a sample is a share."""
+        ...
+
     def nbytes(self, parts: list[Part], n: int) -> int:
         """Bytes of one state."""
         ...

@@ -42,6 +42,9 @@ class _OfWeights:
     def sample(self, state: Any) -> int:
         return 1
 
+    def sweeps(self, total: int, double: bool) -> float:
+        return 1.0
+
 
 # ---- sums per grain -------------------------------------------------------------------------------------------------
 
@@ -244,6 +247,11 @@ class MagnitudeQuantile(_OfWeights):
 
     def sample(self, state: Window) -> int:
         return state.sampling
+
+    def sweeps(self, total: int, double: bool) -> float:
+        # A float64 pattern takes two windows more to narrow down; a scope too small for a sample, one coarse count.
+        first = 1.0 if total < 2 * _ENOUGH else 1 / min(64, total // _ENOUGH)
+        return first + (3.0 if double else 1.0)
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
         total = sum(part.numel for part in parts)

@@ -45,6 +45,7 @@ FACES = {"cli": _SEEN, "ui": _SEEN}
 #: Imports inside functions, also by `import_module`, each with its reason.
 LATE_IMPORTS = {
     "eutectic": "the verbs: `import eutectic` is light, and each verb loads what it needs when it is first used",
+    "eutectic.checkpoint.hub": "huggingface_hub, which takes a second: local models are opened without it",
     "eutectic.checkpoint.pickled": "torch: a header is read, and `inspect` answers, without it",
     "eutectic.cli.main": "the verbs' files: only the one that was called for is loaded",
     "eutectic.numerics.tensors": "torch, for all: the fused kernels do without it",
@@ -55,7 +56,7 @@ LATE_IMPORTS = {
 LIGHT = {
     "eutectic": {"torch", "numba", "numpy", "pydantic", "huggingface_hub", "rich"},
     "eutectic.cli": {"torch", "numba", "numpy", "huggingface_hub", "rich.progress"},
-    "eutectic.api.models": {"torch", "numba", "pydantic", "ruamel.yaml", "rich"},
+    "eutectic.api.models": {"torch", "huggingface_hub", "numba", "pydantic", "ruamel.yaml", "rich"},
     "eutectic.api.recipes": {"torch", "rich"},
     "eutectic.api.runs": {"torch", "rich"},
 }

@@ -12,6 +12,7 @@ from eutectic.about import VERSION
 from eutectic.api import models
 from eutectic.api.recipes import read
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
+from eutectic.checkpoint.remote import materialise
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.diagnose.difference import TensorDifference, compare_checkpoints
 from eutectic.engine.events import Event, Finished, Observer, Progress, Started
@@ -127,6 +128,8 @@ def check_output(plan: Plan, out: str | os.PathLike[str]) -> None:
 def run(plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: Sequence[Observer] = ()) -> Receipt:
     """Carries out a plan. The output folder appears whole or not at all.
 
+    Hub models that were planned from their headers are downloaded first, at the commit that was planned.
+
     Args:
         plan: from `plan`.
         out: a new or empty folder, or this very job's finished output (then nothing is done).
@@ -135,13 +138,25 @@ def run(plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: 
 
     Raises:
         OutputError: when the folder cannot be used, or the disk is full or fails; what is done stays for a resume.
-        CheckpointError: when an input cannot be read or changed meanwhile, or a result is not finite.
+        CheckpointError: when an input cannot be downloaded or read, changed meanwhile, or a result is not finite.
         MismatchError: when buffers that must be equal are not.
     """
     target = Path(os.fspath(out))
+    if finished(target, plan.job) is None:
+        _download(plan.inputs, watch)
     receipt = run_plan(plan, target, version=VERSION, resume=resume, watch=watch, card=_card(plan, target.name))
     speed.record(plan.reads + plan.writes, receipt.seconds)
     return receipt
+
+
+def _download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:
+    """Downloads what of the inputs is not here, and tells how far it is."""
+
+    def tell(done: int, total: int) -> None:
+        for observer in watch:
+            observer(Progress(done, total, "downloading"))
+
+    materialise((hub for checkpoint in inputs for hub in checkpoint.hub), tell)
 
 
 def _card(plan: Plan, name: str) -> str:
@@ -187,6 +202,7 @@ def verify(
     with ExitStack() as opened:
         for each in planned.inputs:
             opened.enter_context(_closing(each))
+        _download(planned.inputs)
         output = opened.enter_context(_closing(models.open(folder)))
         found = verify_plan(planned, output.source, sample)
     now = [planned.fingerprints[str(number)] for number in range(len(planned.inputs))]
@@ -222,6 +238,7 @@ def diff(
             each if isinstance(each, Checkpoint) else opened.enter_context(_closing(models.open(each)))
             for each in (first, second)
         )
+        _download((one, other))
         return compare_checkpoints(one, other, threads or len(os.sched_getaffinity(0)))
 
 

@@ -3,13 +3,15 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eutectic.checkpoint.files import read_text_file
 from eutectic.checkpoint.header import LARGEST_HEADER, parse_json
-from eutectic.checkpoint.hub import fetch
+from eutectic.checkpoint.hub import Snapshot, fetch
 from eutectic.checkpoint.pickled import SUFFIXES, PickledFile, open_pickles, refuse_pickle
+from eutectic.checkpoint.remote import HubSource
 from eutectic.checkpoint.safetensors import SafetensorsFile
 from eutectic.checkpoint.sharded import open_shards
 from eutectic.checkpoint.source import Checkpoint, Source
@@ -40,10 +42,17 @@ class Reference:
 
 @dataclass(frozen=True)
 class Located:
-    """Where a reference's files are on this machine, and the commit they are if they came from a hub."""
+    """Where a reference's files are on this machine.
+
+    Attributes:
+        path: the file or folder.
+        revision: the commit they are, if they came from a hub.
+        snapshot: the hub model they are of, which also says what is still to be downloaded.
+    """
 
     path: Path
     revision: str | None = None
+    snapshot: Snapshot | None = None
 
 
 def _exists(text: str) -> bool:
@@ -85,8 +94,9 @@ def parse_reference(text: str) -> Reference:
 
 
 def locate(reference: Reference, *, pickles: bool = False, offline: bool = False) -> Located:
-    """Finds the file or folder a reference names, in the hub's cache or by download if it is no local path.
+    """Finds the file or folder a reference names, which is a hub model if it is no local path.
 
+    Of a hub model that is not cached all but the weights is downloaded, and an adapter's weights too: they are small.
     The reference's adapter is not looked at: locate it with `parse_reference(reference.adapter)`.
 
     Raises:
@@ -98,7 +108,8 @@ def locate(reference: Reference, *, pickles: bool = False, offline: bool = False
         return Located(Path(reference.path).expanduser())
     if _HUB_NAME.fullmatch(reference.path) is None:
         raise CheckpointError(f"{reference.path}: no such file or folder, and not the name of a hub model (org/name)")
-    return Located(*fetch(reference.path, reference.revision, pickles=pickles, offline=offline))
+    snapshot = fetch(reference.path, reference.revision, pickles=pickles, offline=offline)
+    return Located(snapshot.folder, snapshot.commit, snapshot)
 
 
 def is_adapter(path: Path) -> bool:
@@ -155,7 +166,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
 
 
 def open_checkpoint(reference: str, *, pickles: bool = False, offline: bool = False) -> Checkpoint:
-    """Opens a model with its config; reads headers, and downloads only a hub model that is not cached.
+    """Opens a model with its config; reads headers, those of a hub model that is not cached from the hub.
 
     Adapters are opened by the layer above, which knows what they mean.
 
@@ -173,10 +184,14 @@ def open_checkpoint(reference: str, *, pickles: bool = False, offline: bool = Fa
 def open_located(reference: str, located: Located, *, pickles: bool = False) -> Checkpoint:
     """Opens the model whose files were located; `reference` is what messages and receipts call it.
 
+    The weights of a hub model that is not cached cannot be read before `materialise` has downloaded them.
+
     Raises:
         CheckpointError: when it is broken.
     """
     folder = located.path if located.path.is_dir() else None
     config = read_config(folder) if folder else {}
-    source = open_source(located.path, pickles=pickles)
-    return Checkpoint(reference, source, folder, config, located.revision)
+    if located.snapshot is None:
+        return Checkpoint(reference, open_source(located.path, pickles=pickles), folder, config, located.revision)
+    hub = HubSource(located.snapshot, partial(open_source, located.path, pickles=pickles))
+    return Checkpoint(reference, hub, folder, config, located.revision, hub=(hub,))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from eutectic.checkpoint.files import InputFile
 from eutectic.checkpoint.header import LARGEST_HEADER, Header, parse_header
@@ -12,8 +13,22 @@ from eutectic.checkpoint.spec import TensorSpec
 from eutectic.errors import CheckpointError
 
 
-def _read_header(file: InputFile) -> bytes:
-    """Returns the first bytes of the file: the length and the header it announces."""
+class Positioned(Protocol):
+    """A file that is read by position, wherever it is: what it is called, its size in bytes, and its bytes."""
+
+    @property
+    def path(self) -> Path: ...
+    @property
+    def size(self) -> int: ...
+    def read_exactly(self, out: memoryview, offset: int) -> None: ...
+
+
+def read_header(file: Positioned) -> bytes:
+    """Returns the first bytes of a file: the length and the header it announces.
+
+    Raises:
+        CheckpointError: when the file is too short for it, or it is longer than the format allows.
+    """
     if file.size < 8:
         raise CheckpointError(f"{file.path}: expected at least the 8 bytes of a header's length, found {file.size}")
     raw = bytearray(8)
@@ -44,7 +59,7 @@ class SafetensorsFile:
         self.path = path
         self._file = InputFile(path)
         try:
-            raw = _read_header(self._file)
+            raw = read_header(self._file)
             self._parsed: Header = parse_header(raw[8:], self._file.size - len(raw), self.name)
         except BaseException:
             self._file.close()

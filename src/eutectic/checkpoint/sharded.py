@@ -7,8 +7,11 @@ and no two files hold one name. The index's `total_size` is not checked: publish
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Final
 
 from eutectic.checkpoint.files import read_text_file
 from eutectic.checkpoint.header import LARGEST_HEADER, parse_json, printable
@@ -19,6 +22,8 @@ from eutectic.checkpoint.spec import TensorSpec
 from eutectic.errors import CheckpointError, nearest
 
 _NUMBERED = re.compile(r"(.+)-(\d{5,})-of-(\d{5,})\.\w+")
+_SUFFIX, _MAIN = ".safetensors", "model.safetensors"
+_NONE: Final[Mapping[str, Source]] = MappingProxyType({})
 
 
 class ShardedFolder:
@@ -170,8 +175,10 @@ def shard_path(folder: Path, filename: str) -> Path:
     raise CheckpointError(f"{path}: is a link out of its folder, to {real}; name the folder the weights are in instead")
 
 
-def find_index(folder: Path, suffix: str, main: str) -> Path | None:
+def find_index(folder: Path, suffix: str, main: str, remote: Collection[str] = ()) -> Path | None:
     """Returns the index of the `*<suffix>` files of `folder`, or None; `main` is the unsharded file's usual name.
+
+    `remote` are files that belong to the folder and are not in it yet.
 
     Raises:
         CheckpointError: when there are several, or one beside a `main` file that it does not list.
@@ -182,22 +189,25 @@ def find_index(folder: Path, suffix: str, main: str) -> Path | None:
         indexes = [preferred]
     if len(indexes) > 1:
         raise CheckpointError(f"{folder}: expected one index, found {', '.join(path.name for path in indexes)}")
-    if indexes and (folder / main).exists() and main not in read_index(indexes[0]).values():
+    if indexes and (main in remote or (folder / main).exists()) and main not in read_index(indexes[0]).values():
         raise CheckpointError(
             f"{folder}: has both {main} and {indexes[0].name}, which does not list it; remove the stale one"
         )
     return indexes[0] if indexes else None
 
 
-def unindexed(folder: Path, suffix: str, main: str) -> list[str]:
+def unindexed(folder: Path, suffix: str, main: str, remote: Collection[str] = ()) -> list[str]:
     """Returns the weight files of a folder without an index: `main` if it is there, else all `*<suffix>` files.
+
+    `remote` are files that belong to the folder and are not in it yet.
 
     Raises:
         CheckpointError: when the files' own numbers say that one is missing.
     """
-    if (folder / main).exists():
+    if main in remote or (folder / main).exists():
         return [main]
-    names = sorted(path.name for path in folder.glob(f"*{suffix}") if not path.name.startswith("adapter_model."))
+    found = {path.name for path in folder.glob(f"*{suffix}")} | set(remote)
+    names = sorted(name for name in found if not name.startswith("adapter_model."))
     for name in names:
         numbered = _NUMBERED.fullmatch(name)
         if numbered is None:
@@ -210,27 +220,52 @@ def unindexed(folder: Path, suffix: str, main: str) -> list[str]:
     return names
 
 
-def open_shards(folder: Path) -> Source | None:
-    """Opens the safetensors files of a model folder as one source, or returns None when it has none.
+@dataclass(frozen=True)
+class Shards:
+    """The weight files of a folder by name, sorted; and the index that lists them, if there is one."""
+
+    files: tuple[str, ...]
+    index: Path | None
+    weight_map: Mapping[str, str]
+
+
+def list_shards(folder: Path, remote: Collection[str] = ()) -> Shards:
+    """Lists the safetensors files that are a model folder's weights; `remote` are files that are not in it yet.
 
     With an index, its files and no others. Without one, model.safetensors, or else every safetensors file but an
     adapter's.
 
     Raises:
+        CheckpointError: when the index breaks a rule, or a numbered file is missing.
+    """
+    index = find_index(folder, _SUFFIX, _MAIN, remote)
+    if index is None:
+        return Shards(tuple(unindexed(folder, _SUFFIX, _MAIN, remote)), None, {})
+    weight_map = read_index(index)
+    return Shards(tuple(sorted(set(weight_map.values()))), index, weight_map)
+
+
+def open_shards(folder: Path, remote: Mapping[str, Source] = _NONE) -> Source | None:
+    """Opens the safetensors files of a model folder as one source, or returns None when it has none.
+
+    Args:
+        folder: the model's folder; `list_shards` says which files are meant.
+        remote: files that belong to the folder and are not in it yet, open from elsewhere.
+
+    Raises:
         CheckpointError: when a file or the index breaks a rule.
     """
-    index = find_index(folder, ".safetensors", "model.safetensors")
-    weight_map = read_index(index) if index else {}
-    names = sorted(set(weight_map.values())) if index else unindexed(folder, ".safetensors", "model.safetensors")
-    if not names:
+    listed = list_shards(folder, remote)
+    if not listed.files:
         return None
     shards: dict[str, Source] = {}
     try:
-        for filename in names:
-            shards[filename] = SafetensorsFile(shard_path(folder, filename))
+        for filename in listed.files:
+            away = remote.get(filename)
+            shards[filename] = SafetensorsFile(shard_path(folder, filename)) if away is None else away
         source = ShardedFolder(folder, shards)
-        if index:
-            check_index(index, weight_map, source)
+        if listed.index:
+            check_index(listed.index, listed.weight_map, source)
     except BaseException:
         for shard in shards.values():
             shard.close()

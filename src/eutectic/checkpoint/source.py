@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eutectic.checkpoint.spec import TensorSpec
+
+if TYPE_CHECKING:  # a hub model is a source itself
+    from eutectic.checkpoint.remote import HubSource
 
 Buffer = NDArray[np.uint8]
 
@@ -75,6 +78,7 @@ class Checkpoint:
         revision: the commit a hub model was resolved to, if it came from a hub.
         deltas: the tensors are differences to be added to a base (an adapter), not weights. A delta source lists
             only the tensors it changes.
+        hub: the hub models its tensors are read from; `materialise` downloads what of them is not here yet.
     """
 
     reference: str
@@ -83,3 +87,4 @@ class Checkpoint:
     config: Mapping[str, Any] = field(default_factory=dict)
     revision: str | None = None
     deltas: bool = False
+    hub: "tuple[HubSource, ...]" = ()

@@ -148,7 +148,8 @@ def staged(plan: Plan, reference: str) -> Checkpoint:
     """Opens a plan's output as a checkpoint, with the config and files of its donor."""
     donor = plan.inputs[0]
     folder: Path | None = donor.folder
-    return Checkpoint(reference, Staged(plan, reference), folder, donor.config)
+    hub = tuple(each for checkpoint in plan.inputs for each in checkpoint.hub)
+    return Checkpoint(reference, Staged(plan, reference), folder, donor.config, hub=hub)
 
 
 class _Nowhere:

@@ -4,6 +4,8 @@ import textwrap
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from eutectic.checkpoint.remote import missing
+from eutectic.checkpoint.source import Checkpoint
 from eutectic.quantities import format_bytes, format_seconds
 
 if TYPE_CHECKING:  # a plan explains itself by calling this module
@@ -18,9 +20,10 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         tensors: list every tensor, not a summary.
         speed: bytes per second of an earlier run on this machine; None leaves the time out.
     """
+    get = f"{format_bytes(plan.downloads)} to download first" if plan.downloads else "nothing to download"
     lines = [
         f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
-        f"reads     {format_bytes(plan.reads)}, {plan.sweeps:.3g} times what is merged; nothing to download",
+        f"reads     {format_bytes(plan.reads)} in {plan.sweeps:.3g} sweep(s) over the models; {get}",
         (
             f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} "
             f"file{'s'[: len(plan.layout.shards) != 1]}, "
@@ -45,7 +48,13 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
 def _input(plan: "Plan", number: int) -> str:
     checkpoint = plan.inputs[number]
     role = " (base)" if plan.has_base and number == 0 else " (adapter)" if checkpoint.deltas else ""
-    return f"{checkpoint.reference}{role}"
+    away = _away(checkpoint)
+    return f"{checkpoint.reference}{role}{f', {format_bytes(away)} to download' if away else ''}"
+
+
+def _away(checkpoint: Checkpoint) -> int:
+    """Bytes of an input that are still to be downloaded."""
+    return sum(size for _, _, size in missing(checkpoint.hub))
 
 
 def _summary(plan: "Plan") -> list[str]:
@@ -89,7 +98,8 @@ def describe(plan: "Plan") -> dict[str, Any]:
         "inputs": [checkpoint.reference for checkpoint in plan.inputs],
         "reads": plan.reads,
         "writes": plan.writes,
-        "downloads": 0,
+        "downloads": plan.downloads,
+        "downloads_by_input": {each.reference: _away(each) for each in plan.inputs},
         "sweeps": round(plan.sweeps, 3),
         "peak": plan.peak,
         "budget": plan.budget,

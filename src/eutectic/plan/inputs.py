@@ -1,6 +1,7 @@
 """Opens what a recipe names: models, adapters as deltas of the base, base+adapter as a model, recipes as stages."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ def open_input(
 ) -> Checkpoint:
     """Opens a model as a recipe or a command line names it; only headers are read.
 
-    An adapter alone opens as deltas: of `base` if it is given, else by itself.
+    An adapter alone opens as deltas: of `base` if it is given, else by itself. A hub model that is not cached opens
+    by its headers; an adapter on the hub is downloaded, since it is small.
 
     Args:
         reference: a path, `org/name@revision`, or one of these `+adapter`.
@@ -46,8 +48,9 @@ def open_input(
     if parsed.adapter is not None:
         under = open_located(parsed.path, located, pickles=pickles)
         on_top = locate(parse_reference(_rooted(parsed.adapter, root)), pickles=pickles, offline=offline)
-        return _named(fold(under, on_top.path), reference)
-    return _named(open_adapter(located.path) if base is None else against(base, located.path), reference)
+        return replace(fold(under, on_top.path), reference=reference, hub=under.hub)
+    opened = open_adapter(located.path) if base is None else against(base, located.path)
+    return replace(opened, reference=reference, hub=base.hub if base is not None else ())
 
 
 def open_inputs(
@@ -96,10 +99,9 @@ def _rooted(reference: str, root: Path | None) -> str:
 
 def _has_weights(located: Located) -> bool:
     """Whether an adapter's folder also holds a whole model."""
-    return any(located.path.glob("model*.safetensors")) or any(located.path.glob("pytorch_model*.bin"))
-
-
-def _named(checkpoint: Checkpoint, reference: str) -> Checkpoint:
-    """The same checkpoint under the name the user wrote."""
-    kept = (checkpoint.source, checkpoint.folder, checkpoint.config, checkpoint.revision, checkpoint.deltas)
-    return Checkpoint(reference, *kept)
+    absent = located.snapshot.absent if located.snapshot is not None else ()
+    return (
+        any(located.path.glob("model*.safetensors"))
+        or any(located.path.glob("pytorch_model*.bin"))
+        or any(name.startswith("model") for name in absent)
+    )

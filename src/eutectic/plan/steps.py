@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eutectic.checkpoint.remote import missing
 from eutectic.checkpoint.sidecars import Sidecar
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DType, TensorSpec
@@ -150,6 +151,11 @@ class Plan:
     def peak(self) -> int:
         """Bytes the run holds at most, the interpreter and libraries not counted."""
         return self.memory.peak
+
+    @property
+    def downloads(self) -> int:
+        """Bytes of hub models that the run must download first; none when they are cached."""
+        return sum(size for _, _, size in missing(hub for checkpoint in self.inputs for hub in checkpoint.hub))
 
     @property
     def writes(self) -> int:

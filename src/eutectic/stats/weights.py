@@ -380,10 +380,10 @@ class SignBalance(_OfWeights):
         weight = self.weight * len(deltas) if len(self.weight) == 1 else self.weight
         for stage in (*stages, Scale(weight)):
             deltas = apply(stage, deltas, seen.key)
-        total = deltas[0].clone()
+        plus, minus = deltas[0].clamp(min=0), deltas[0].clamp(max=0)
         for row in deltas[1:]:
-            total += row
-        state[0] += int(total.sign().nan_to_num(0).sum())
+            plus, minus = plus + row.clamp(min=0), minus + row.clamp(max=0)
+        state[0] += int((plus + minus).sign().nan_to_num(0).sum())
 
     def combine(self, left: list[int], right: list[int]) -> list[int]:
         return [left[0] + right[0]]

@@ -20,7 +20,7 @@ def plan(tmp_path: Path) -> eutectic.Plan:
 
 
 def test_written_and_read(plan: eutectic.Plan, tmp_path: Path) -> None:
-    """The receipt in the folder is the one returned, but for the time of the rename, which came after it was written."""
+    """The receipt in the folder is the one returned, but for the time of the rename, which comes after it."""
     receipt = eutectic.run(plan, tmp_path / "out")
     text = (tmp_path / "out" / "eutectic_receipt.json").read_text()
     written = Receipt.from_dict(json.loads(text))

@@ -4,8 +4,8 @@ Source: Yadav et al., TIES-Merging, NeurIPS 2023, arXiv:2306.01708, Algorithm 1,
 Departs: weights may differ per model (the paper's are equal) and enter the vote, so a negative weight turns its model's
 vote; an exact tie elects nobody unless `tie` says otherwise (the authors' code gives it to the majority of the whole
 model, at the price of one more sweep; mergekit to plus). Each side of a vote is added up by itself, as Algorithm 1
-says it, where the authors' code adds all in order: a near-tie may round to the other side. For mergekit's `ties`: scope tensor, count exact, average
-weight, tie plus.
+says it, where the authors' code adds all in order: a near-tie may round to the other side. For mergekit's `ties`:
+scope tensor, count exact, average weight, tie plus.
 """
 
 from collections.abc import Mapping

@@ -64,7 +64,9 @@ def fetch(repository: str, revision: str | None, *, pickles: bool = False, offli
         return Snapshot(repository, folder.name, folder)
     off = _switched_off(offline)
     if off:
-        raise CheckpointError(f"{named}: {reason}, and downloads are off ({off}); run once online, or name a folder")
+        raise CheckpointError(
+            f"{named}: {reason}, and downloads are off ({off}); run once online, or name a local folder"
+        )
     try:
         folder = _snapshot(repository, revision, [*_NEEDED, *_WELCOME])
         sizes = _sizes(repository, folder.name)
@@ -164,7 +166,11 @@ def read_range(snapshot: Snapshot, name: str, start: int, stop: int) -> bytes:
         CheckpointError: when the hub cannot be reached or gives anything else.
     """
     import huggingface_hub
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it has them without saying so to mypy
+        build_hf_headers,
+        get_session,
+        hf_raise_for_status,
+    )
 
     url = huggingface_hub.hf_hub_url(snapshot.repository, name, revision=snapshot.commit)
     # A compressed answer's ranges would be ranges of something else.
@@ -221,16 +227,20 @@ def check_room(folder: Path, needed: int) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps the hub's own progress bars away: what is drawn, and whether, is the caller's to say."""
-    from huggingface_hub import utils
+    from huggingface_hub.utils import (  # type: ignore[attr-defined]  # it has them without saying so to mypy
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
 
-    shown = not utils.are_progress_bars_disabled()
+    shown = not are_progress_bars_disabled()
     if shown:
-        utils.disable_progress_bars()
+        disable_progress_bars()
     try:
         yield
     finally:
         if shown:
-            utils.enable_progress_bars()
+            enable_progress_bars()
 
 
 @contextmanager

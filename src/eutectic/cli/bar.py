@@ -20,7 +20,7 @@ class Bar:
     def __init__(self, quiet: bool) -> None:
         console = Console(stderr=True)
         columns = (
-            TextColumn("{task.description:9}"),
+            TextColumn("{task.description:11}"),
             BarColumn(),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),

@@ -15,7 +15,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """Bytes read so far, of the bytes to read, and what the run is at."""
+    """Bytes read so far, of the bytes to read, and what the run is at; a download counts its own bytes first."""
 
     read: int
     total: int

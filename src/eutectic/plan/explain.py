@@ -47,9 +47,10 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
 
 def _input(plan: "Plan", number: int) -> str:
     checkpoint = plan.inputs[number]
-    role = " (base)" if plan.has_base and number == 0 else " (adapter)" if checkpoint.deltas else ""
+    said = ["base"] if plan.has_base and number == 0 else ["adapter"] if checkpoint.deltas else []
     away = _away(checkpoint)
-    return f"{checkpoint.reference}{role}{f', {format_bytes(away)} to download' if away else ''}"
+    said += [f"{format_bytes(away)} to download"] if away else []
+    return f"{checkpoint.reference} ({', '.join(said)})" if said else checkpoint.reference
 
 
 def _away(checkpoint: Checkpoint) -> int:

@@ -1,15 +1,17 @@
 """The schedule a plan derived, carried out: sweeps for statistics that span the model, then every site's visit.
 
-A site is visited in one of three ways, all with the same result to the last bit:
-sliced (no statistics left to compute: slices of it are tasks of their own), resident (its rows are read once and held
-while its statistics and then its merge go over them), or swept (too large to hold: all threads go over its slices once
-per statistic, then once more to merge).
+A site is visited in one of four ways, all with the same result to the last bit:
+sliced (no statistics left to compute: slices of it are tasks of their own), held (small, or it must be whole: its rows
+are read once and kept while its statistics and then its merge go over them), walked (one worker goes over its slices
+once per statistic, then once more to merge), or swept (so large that the other workers would wait for that one: all go
+over its slices together).
 """
 
 import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from eutectic.checkpoint.source import Buffer, Checkpoint
@@ -77,21 +79,26 @@ class Executor:
         self.settle(chains)
         sliced: list[Span] = []
         visits: list[Chain] = []
-        swept: list[Chain] = []
         for chain in chains:
             ranges = list(self._sink.missing(chain.part.name, chain.part.numel))
             if not ranges:
                 continue
-            if chain.site.locality is Locality.TENSOR or (chain.requests() and self._fits(chain)):
+            if chain.site.locality is Locality.TENSOR or chain.requests():
                 visits.append(chain)
-            elif chain.requests():
-                swept.append(chain)
             else:
                 sliced += [span for start, stop in ranges for span in self._cut(chain, start, stop)]
         self._share(sliced, self._map_slice, "merging")
         crew = self._workers[: self._schedule.whole_threads]
+        # One worker takes a whole site, unless the others would run out of work before it is done.
+        share_of_one = sum(chain.part.numel for chain in visits) // len(crew)
+        swept = [
+            each
+            for each in visits
+            if each.part.numel > share_of_one and each.site.locality < Locality.TENSOR and not self._fits(each)
+        ]
+        alone = [each for each in visits if each not in swept]
         # The largest first: one met last would keep a single thread busy while the others wait.
-        whole = [Span(chain, 0, chain.part.numel) for chain in sorted(visits, key=lambda each: -each.part.numel)]
+        whole = [Span(chain, 0, chain.part.numel) for chain in sorted(alone, key=lambda each: -each.part.numel)]
         share(self._announced(whole), crew, lambda worker, span: self._visit(worker, span.chain))
         for chain in swept:
             self.settle_own(chain)
@@ -124,14 +131,18 @@ class Executor:
 
     def _sweep(self, groups: dict[Request, list[Chain]]) -> None:
         """Computes statistics over several sites at once."""
-        stored = {request: self._sink.result(_key(request, chains)) for request, chains in groups.items()}
         for request, chains in groups.items():
-            result = stored[request]
-            if result is None:
-                result = self._fold(request, chains)
-                self._sink.found(_key(request, chains), result)
-            for chain in chains:
-                chain.accept(request, result)
+            self._recall(request, chains, partial(self._fold, request, chains))
+
+    def _recall(self, request: Request, chains: Sequence[Chain], compute: Callable[[], Any]) -> None:
+        """Gives sites a statistic's result: the one an earlier run stored, or else what `compute` finds, stored."""
+        key = _key(request, chains)
+        result = self._sink.result(key)
+        if result is None:
+            result = compute()
+            self._sink.found(key, result)
+        for chain in chains:
+            chain.accept(request, result)
 
     def _fold(self, request: Request, chains: Sequence[Chain]) -> Any:
         """Shows every slice of some sites to a statistic until it is finished."""
@@ -168,21 +179,20 @@ class Executor:
 
     def _settle_level(self, chain: Chain) -> None:
         for request in chain.requests():
-            key = _key(request, [chain])
-            result = self._sink.result(key)
-            if result is None:
-                result = self._fold(request, [chain])
-                self._sink.found(key, result)
-            chain.accept(request, result)
+            self._recall(request, [chain], partial(self._fold, request, [chain]))
 
-    def _fold_held(self, request: Request, chain: Chain, rows: Rows) -> Any:
-        """Computes a statistic of one site from rows that are all in memory."""
+    def _fold_alone(self, request: Request, chain: Chain, rows: Callable[[int, int], Rows], held: bool) -> Any:
+        """Computes a statistic of one site on one worker; `rows` gives any stretch of it."""
         statistic: Statistic = request.statistic
         state = statistic.init([chain.part], len(chain.site.models), chain.double)
         while True:
-            shown = rows.sampled(statistic.sample(state))
-            for start, stop in pieces(rows.count, self._schedule.slice_elements):
-                statistic.update(state, chain.seen(request, shown.part(start, stop)))
+            every = statistic.sample(state)
+            if every > 1 and not held:
+                for start, stop in _stretches(chain.part.numel, every):
+                    statistic.update(state, chain.seen(request, rows(start, stop)))
+            else:
+                for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
+                    statistic.update(state, chain.seen(request, rows(start, stop).sampled(every)))
             result = statistic.finish(state)
             if not isinstance(result, Again):
                 return result
@@ -195,18 +205,31 @@ class Executor:
         self._write(worker, span.chain, rows)
 
     def _visit(self, worker: Worker, chain: Chain) -> None:
-        """Reads a whole site once, computes what it still lacks, and merges it."""
-        rows = worker.load(chain, 0, chain.part.numel)
-        self._sink.progress(self._cost(chain, rows.count), "merging")
+        """Computes what a site still lacks and merges it: held if it is small or must be whole, else walked."""
+        numel = chain.part.numel
+        whole = chain.site.locality is Locality.TENSOR
+        held = worker.load(chain, 0, numel) if whole or self._fits(chain) else None
+
+        def rows(start: int, stop: int) -> Rows:
+            if held is not None:
+                return held.part(start, stop)
+            self._sink.progress(self._cost(chain, stop - start), "merging")
+            return worker.load(chain, start, stop)
+
+        if held is not None:
+            self._sink.progress(self._cost(chain, numel), "merging")
         while requests := chain.requests():
             for request in requests:
-                chain.accept(request, self._fold_held(request, chain, rows))
-        if chain.site.locality is Locality.TENSOR:
-            self._write(worker, chain, rows)
+                if held is not None:
+                    chain.accept(request, self._fold_alone(request, chain, rows, held=True))
+                else:
+                    self._recall(request, [chain], partial(self._fold_alone, request, chain, rows, held=False))
+        if whole:
+            self._write(worker, chain, rows(0, numel))
             return
-        for first, last in list(self._sink.missing(chain.part.name, rows.count)):
+        for first, last in list(self._sink.missing(chain.part.name, numel)):
             for start, stop in pieces(last, self.grid(chain), first):
-                self._write(worker, chain, rows.part(start, stop))
+                self._write(worker, chain, rows(start, stop))
 
     def _write(self, worker: Worker, chain: Chain, rows: Rows) -> None:
         spec = chain.site.spec

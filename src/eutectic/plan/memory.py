@@ -16,6 +16,8 @@ from eutectic.stats.fold import Part, Scope, Statistic
 
 #: Elements of a slice when memory is no matter: large enough that calls cost nothing, small enough to stay in cache.
 SLICE = 8 * GRAIN
+#: Bytes of a site that is held while its statistics are taken, at most; one worker's.
+HELD = 16 << 20
 #: What threads, file tables and the journal take beside the buffers.
 SLACK = 24 << 20
 #: What torch frees stays with the C allocator, in pieces the next temporary may not fit: measured, twice what is live.
@@ -121,9 +123,10 @@ def schedule(
 def _settle(costs: _Costs, states: int, budget: int, workers: int, size: int, whole: int) -> tuple[Schedule, Memory]:
     room = (budget - SLACK) // workers - states
     slices = costs.sliced(size)
-    # A held site is read once; its outputs and temporaries are those of its slices.
+    # A held site is read once; its outputs and temporaries are those of its slices. Holding more than the caches do
+    # gains nothing over reading again what the system just read, so what is held does not grow with the model.
     held = [arena_bytes(site, site.spec.numel) for site in costs.own]
-    limit = room - slices
+    limit = min(room - slices, HELD)
     resident = max((each for each in held if each <= limit), default=0)
     crew = min(workers, (budget - SLACK - workers * states) // whole) if whole else workers
     buffers = max(workers * (slices + resident), crew * whole)

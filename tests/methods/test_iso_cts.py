@@ -61,5 +61,5 @@ def test_tasks_with_nothing_of_their_own(exact: bool) -> None:
     ],
 )
 def test_split(rank: int, tasks: int, common: float, expected: tuple[int, int]) -> None:
-    """k + T s is the rank, always."""
+    """All directions together are the rank, always."""
     assert split(rank, tasks, common) == expected

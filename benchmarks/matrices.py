@@ -3,11 +3,12 @@
     python -m benchmarks.matrices --blocks 2
     python -m benchmarks.matrices --blocks 2 --port /tmp/fusion/bin/python
 
-Eight experts of the vision tower of CLIP ViT-B/32 (width 768, MLP 3072): per block four matrices of 768 x 768 and two of
-768 x 3072, float32. The deltas are synthetic: full rank, each the sum of a part all experts share and one of its own,
-with singular values that fall like a power of their rank. The authors' way (`authors_way.py`) is timed without loading
-and writing; eutectic's time is all of its run, from the first byte read to the rename. With `--port` the authors' way is
-fusion_bench's own code, called by that interpreter. Blocks and WUDI's steps cost each the same, so few tell as much.
+Eight experts of the vision tower of CLIP ViT-B/32 (width 768, MLP 3072): per block four matrices of 768 x 768 and two
+of 768 x 3072, float32. The deltas are synthetic: full rank, each the sum of a part all experts share and one of its
+own, with singular values that fall like a power of their rank. The authors' way (`authors_way.py`) is timed without
+loading and writing; eutectic's time is all of its run, from the first byte read to the rename. With `--port` the
+authors' way is fusion_bench's own code, called by that interpreter. Blocks and WUDI's steps cost each the same, so few
+tell as much.
 The exact result is computed here with full SVDs, or the closed gradient, in float64; errors are relative to the merged
 delta in the Euclidean norm over all matrices.
 """

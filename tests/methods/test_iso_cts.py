@@ -9,7 +9,7 @@ EXACT = pytest.mark.parametrize("exact", [False, True], ids=["shortcut", "exact"
 
 def diagonal(*numbers: float) -> torch.Tensor:
     """Returns a diagonal matrix."""
-    return torch.diag(torch.tensor(numbers))
+    return torch.diag(torch.tensor(numbers, dtype=torch.float32))
 
 
 def iso(deltas: list[torch.Tensor], **values: object) -> torch.Tensor:

@@ -43,7 +43,7 @@ def test_svd(shape: tuple[int, int], exact: bool) -> None:
     assert torch.allclose(found.s.double(), s, rtol=2e-5, atol=0)
     assert orthonormal(found.u)
     assert orthonormal(found.v)
-    assert torch.allclose(found.matrix(), matrix, rtol=0, atol=2e-6)
+    assert torch.allclose(found.matrix, matrix, rtol=0, atol=2e-6)
     assert (found.u.dtype, found.s.dtype) == (torch.float32, torch.float32)
 
 
@@ -55,7 +55,7 @@ def test_the_leading_triplets(shape: tuple[int, int]) -> None:
     found = svd(matrix, most)
     _, s, _ = whole(matrix)
     assert len(found.s) == most
-    rest = (matrix.double() - found.matrix().double()).norm()
+    rest = (matrix.double() - found.matrix.double()).norm()
     assert rest == pytest.approx(float(s[most:].norm()), rel=1e-4, abs=1e-6)
 
 
@@ -127,7 +127,7 @@ def test_double_precision_is_kept() -> None:
     """float64 matrices go the plain way: small values are as good as large ones."""
     matrix = decaying(20, 10).double()
     assert svd(matrix).u.dtype == torch.float64
-    assert torch.allclose(svd(matrix).matrix(), matrix, rtol=0, atol=1e-14)
+    assert torch.allclose(svd(matrix).matrix, matrix, rtol=0, atol=1e-14)
     assert torch.allclose(polar(matrix) @ polar(matrix).T @ matrix, matrix, rtol=0, atol=1e-12)
 
 
@@ -159,4 +159,4 @@ def test_gram_and_times() -> None:
 def test_product_of_no_triplets() -> None:
     """The sum of none is zero."""
     none = Svd(torch.zeros(3, 0), torch.zeros(0), torch.zeros(2, 0))
-    assert torch.equal(none.matrix(), torch.zeros(3, 2))
+    assert torch.equal(none.matrix, torch.zeros(3, 2))

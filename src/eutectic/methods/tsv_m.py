@@ -67,4 +67,4 @@ def tsv_m(
     found = _joined([svd(delta, most, exact=exact) for delta in deltas])
     if whiten:
         found = Svd(polar(found.u, exact=exact), found.s, polar(found.v, exact=exact))
-    return site.base + scale * found.matrix()
+    return site.base + scale * found.matrix

@@ -86,7 +86,7 @@ def wudi(
         part = product @ unit.double() if product is not None else times(unit, gram(unit))
         target += (norms[at] * part).to(target.dtype)
     factors = tuple(factor.to(merged.dtype) for factor in factors)
-    blocks = zip(merged.split(_ROWS), target.split(_ROWS), strict=True)
+    blocks = zip(torch.split(merged, _ROWS), torch.split(target, _ROWS), strict=True)
     return site.base + torch.cat([_descend(start, goal, factors, steps, rate) for start, goal in blocks])
 
 

@@ -24,7 +24,7 @@ def split(rank: int, tasks: int, common: float) -> tuple[int, int]:
 
 def _rest(delta: Tensor, shared: Tensor, most: int, exact: bool) -> Svd:
     """Returns the leading triplets of what a delta has beside the common left vectors, rounding errors left out."""
-    least = 16 * torch.finfo(delta.dtype).eps * float(delta.norm())
+    least = 16 * torch.finfo(delta.dtype).eps * float(delta.double().norm())
     return svd(delta - shared @ (shared.T @ delta), most, least=least, exact=exact)
 
 

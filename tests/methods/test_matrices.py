@@ -123,9 +123,11 @@ def test_thin_matrices(name: str, shape: tuple[int, int]) -> None:
 
 @EACH
 def test_threads_change_nothing(name: str) -> None:
-    """Several matrices on one worker or on three: the same bytes."""
+    """Several matrices on one worker or on three, each of which may use two threads more: the same bytes."""
     base, *models = ({f"w{at}": normal(24, 18 + at, seed=10 * seed + at) for at in range(5)} for seed in range(4))
-    one, three = (Job([(name, values(name, False))], models, base, threads=threads).run() for threads in (1, 3))
+    one, three = (
+        Job([(name, values(name, False))], models, base, threads=threads, lanes=threads).run() for threads in (1, 3)
+    )
     for tensor in base:
         assert torch.equal(one.tensor(tensor), three.tensor(tensor))
 

@@ -77,7 +77,7 @@ def doge(
     deltas = site.deltas
     norms = deltas.double().flatten(1).norm(dim=1)
     sizes = weight * site.column((strength / norms).where(norms != 0, 0.0))
-    shared = _shared(deltas, divisor, exact)
+    shared = _shared(site, divisor, exact)
     correction = _correct(deltas, sizes, shared, steps, rate)
     moved = deltas + correction
     if density < 1:
@@ -85,11 +85,11 @@ def doge(
     return site.base + weighted_sum(sizes, moved)
 
 
-def _shared(deltas: Tensor, divisor: int, exact: bool) -> Tensor:
+def _shared(site: Site, divisor: int, exact: bool) -> Tensor:
     """Returns the left vectors (d_out, p) of the subspace that the tasks share."""
-    rank = min(deltas.shape[1:])
-    most = int(rank / len(deltas))
-    vectors = torch.cat([svd(delta, most, exact=exact).u for delta in deltas], dim=1)
+    rank = min(site.base.shape)
+    most = int(rank / site.n)
+    vectors = torch.cat(site.each(lambda delta: svd(delta, most, exact=exact).u, site.deltas), dim=1)
     return svd(vectors, int(rank / divisor), exact=exact).u
 
 

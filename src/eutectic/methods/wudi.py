@@ -82,10 +82,15 @@ def wudi(
     units = torch.stack([deltas[at] / norms[at] for at in present])
     factors = _map(units)
     target = torch.zeros_like(merged, dtype=torch.float64)
-    for at, unit in zip(present, units, strict=True):
-        target += norms[at] * (times(unit.T, gram(unit.T)).T if len(unit) < unit.shape[1] else times(unit, gram(unit)))
+    for at, part in zip(present, site.each(_cube, units), strict=True):
+        target += norms[at] * part
     blocks = zip(torch.split(merged, _ROWS), torch.split(target, _ROWS), strict=True)
-    return site.base + torch.cat([_descend(start, goal, factors, steps, rate) for start, goal in blocks])
+    return site.base + torch.cat(site.each(lambda block: _descend(*block, factors, steps, rate), blocks))
+
+
+def _cube(unit: Tensor) -> Tensor:
+    """Returns D D^T D in float64."""
+    return times(unit.T, gram(unit.T)).T if len(unit) < unit.shape[1] else times(unit, gram(unit))
 
 
 def _descend(start: Tensor, target: Tensor, factors: tuple[Tensor, ...], steps: int, rate: float) -> Tensor:

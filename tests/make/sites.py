@@ -48,7 +48,7 @@ class Collected:
         """Yields the whole tensor."""
         yield 0, numel
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Keeps a slice."""
         width = site.spec.dtype.bits // 8
         self._bytes[site.spec.name][start * width : stop * width] = data

@@ -263,11 +263,58 @@ def begin(place, at):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-untyped-def]
-    """Writes a combined slice; returns how many results are not finite in the output dtype."""
+def pack(hit, out, first):  # type: ignore[no-untyped-def]
+    """Writes a block of zeros and ones as bits, the first element lowest."""
+    words = hit.view(np.uint64)
+    for b in range(min(BLOCK // 8, len(out) - first)):
+        # Each factor's bit moves one of the eight ones to its place in the highest byte; none meets another.
+        out[first + b] = np.uint8((words[b] * np.uint64(0x0102040810204080)) >> np.uint64(56))
+
+
+@_jit
+def mark(place, at, m, kind, share, least, hit, marked):  # type: ignore[no-untyped-def]
+    """Marks what of the block's SUM belongs to each model, and drops from it what fewer than `least` marked."""
+    n, count, w = len(place[3]), place[6], place[11]
+    zero = w.dtype.type(0)
+    for i in range(BLOCK):
+        w[PLUS + i] = w[BASE + i] + w[SUM + i]
+        w[FIRST + i] = zero
+    for j in range(n):
+        if kind == 1:
+            kept = KEPT + j * BLOCK
+            for i in range(BLOCK):
+                x, y = w[kept + i], w[SUM + i]
+                hit[i] = (np.uint8(x > zero) & np.uint8(y > zero)) | (np.uint8(x < zero) & np.uint8(y < zero))
+        else:
+            model(place, at, m, j, False)
+            part = share[j]
+            for i in range(BLOCK):
+                x = w[ROW + i]
+                hit[i] = np.uint8(abs(w[BASE + i] - x) > part * abs(w[PLUS + i] - x))
+        if least > 0:
+            for i in range(BLOCK):
+                w[FIRST + i] += w.dtype.type(hit[i])
+        if len(marked) > 0:
+            for i in range(m, BLOCK):
+                hit[i] = 0
+            width = (count + 7) // 8
+            pack(hit, marked[j * width : (j + 1) * width], at // 8)
+    if least > 0:
+        for i in range(BLOCK):
+            total = w[SUM + i]
+            w[SUM + i] = total if w[FIRST + i] >= least or total - total != zero else zero
+
+
+@_jit
+def combine(place, bare, weight, scales, settings, share, marked, out, out_code):  # type: ignore[no-untyped-def]
+    """Writes a combined slice, and its marks; returns how many results are not finite in the output dtype.
+
+    `bare` is `place` without the combination's own stages: marks look at the models as they came.
+    """
     raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w = place
-    average, tie, deltas = settings[0], settings[1], settings[2] == 1
+    average, tie, deltas, kind, least = settings[0], settings[1], settings[2] == 1, settings[3], settings[4]
     anchor, scale = scales[0], scales[1]
+    hit = np.zeros(BLOCK, np.uint8)
     bad = 0
     for at in range(0, count, BLOCK):
         m = begin(place, at)
@@ -289,8 +336,12 @@ def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-
                 w[PLUS + i] = 0
             for j in range(len(is_delta)):
                 model(place, at, m, j, deltas)
+                if kind == 1:
+                    w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK] = w[ROW : ROW + BLOCK]
                 side(w, weight[j], average)
             elect(w, average, tie)
+        if kind > 0:
+            mark(bare, at, m, kind, share, least, hit, marked)
         if anchor != 0:
             for i in range(BLOCK):
                 w[SUM + i] = anchor * w[BASE + i] + scale * w[SUM + i]
@@ -367,6 +418,44 @@ def mass(place, out):  # type: ignore[no-untyped-def]
             for i in range(whole, m):
                 total += abs(np.float64(row[i]))
             out[at // 65536, j] += total
+
+
+@_jit
+def elected(place, out):  # type: ignore[no-untyped-def]
+    """Adds the magnitudes of each model's deltas, and of the elected values where it agrees, to their grain."""
+    n, count, w = len(place[3]), place[6], place[11]
+    one, zero = w.dtype.type(1), w.dtype.type(0)
+    lanes, agreed = np.empty(32, np.float64), np.empty(32, np.float64)
+    for at in range(0, count, BLOCK):
+        m = begin(place, at)
+        for i in range(4 * BLOCK):
+            w[PLUS + i] = 0
+        for j in range(n):
+            model(place, at, m, j, True)
+            w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK] = w[ROW : ROW + BLOCK]
+            side(w, one, 4)
+        elect(w, 4, -1)
+        largest = w[SUM : SUM + BLOCK]
+        for i in range(m, BLOCK):
+            largest[i] = 0
+        for j in range(n):
+            row = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK]
+            for i in range(m, BLOCK):
+                row[i] = 0
+            lanes[:] = 0.0
+            agreed[:] = 0.0
+            for i in range(0, BLOCK, 32):
+                for k in range(32):
+                    x, y = row[i + k], largest[i + k]
+                    lanes[k] += abs(np.float64(x))
+                    both = (x > zero and y > zero) or (x < zero and y < zero)
+                    agreed[k] += abs(np.float64(y)) if both else 0.0
+            total, chosen = 0.0, 0.0
+            for k in range(32):
+                total += lanes[k]
+                chosen += agreed[k]
+            out[at // 65536, 0, j] += total
+            out[at // 65536, 1, j] += chosen
 
 
 @_jit

@@ -40,7 +40,13 @@ def json_schema() -> Schema:
         },
         required=("models", "method"),
     )
-    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | _named(per_model)
+    model = {
+        "model": reference,
+        "recipe": {"$ref": "#/$defs/recipe"},
+        "task": _TEXT,
+        "base": reference,
+        "name": _TEXT,
+    } | _named(per_model)
     source = {"model": reference, "blocks": _BLOCKS} | _named(per_model)
     slices = {"sources": _array({"$ref": "#/$defs/source"}), "base_blocks": _BLOCKS}
     rule = {

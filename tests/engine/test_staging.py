@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import eutectic
+from eutectic.checkpoint.sidecars import RECEIPT
 from eutectic.engine.staging import Staging, finished
 
 

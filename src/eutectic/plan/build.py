@@ -9,9 +9,9 @@ from pathlib import Path
 from eutectic.checkpoint.config_changes import ConfigChanges
 from eutectic.checkpoint.sidecars import Sidecar, plan_sidecars
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
 from eutectic.checkpoint.tasks import extra_name, lay_out_tasks
+from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out
 from eutectic.errors import RecipeError
 from eutectic.layout.layout import Place
 from eutectic.layout.match import Report, compare

@@ -153,12 +153,12 @@ class Plan:
     notes: tuple[str, ...]
     job: str
     fingerprints: Mapping[str, str]
-    tasks: ShardLayout = ShardLayout((), None)
+    tasks: ShardLayout
 
     @property
     def files(self) -> ShardLayout:
-        """Every file that is written at known offsets: the weights, and one a task for what was made for it."""
-        return ShardLayout(self.layout.shards + self.tasks.shards, self.layout.index)
+        """Every file that is written at known offsets: one a task, then the weights, which are made whole last."""
+        return ShardLayout(self.tasks.shards + self.layout.shards, self.layout.index)
 
     @property
     def peak(self) -> int:

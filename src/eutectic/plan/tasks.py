@@ -4,6 +4,7 @@ import json
 import threading
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -98,7 +99,7 @@ class TaskModel:
             size = min(_BLOCK, count - first)
             self._make(spec, start + first, size, (size,), out[first * width : (first + size) * width])
 
-    def _declared(self, name: str) -> tuple[Method[...], list[tuple[Extra, str]]]:
+    def _declared(self, name: str) -> tuple[Method[Any], list[tuple[Extra, str]]]:
         """The method that made a tensor's extras, and those that are there, with their names in the file."""
         kind, made = self._task.made[name]
         method = self._methods[kind]

@@ -97,7 +97,7 @@ def test_other_files_are_refused(task: str | None, name: str, rule: str, tmp_pat
 def test_two_methods_of_one_tensor(tmp_path: Path) -> None:
     """A tensor is made by one method."""
     path = write(tmp_path, 0, "code", **{"a:emr.mask": zeros(3).byte(), "a:tall_masks.mask": zeros(3).byte()})
-    with pytest.raises(eutectic.CheckpointError, match="TENSOR:METHOD.EXTRA"):
+    with pytest.raises(eutectic.CheckpointError, match="expected tensors named TENSOR:METHOD"):
         open_task_file(path)
 
 

@@ -25,7 +25,7 @@ def test_agreeing_by_hand() -> None:
 
 
 def test_means_and_sums() -> None:
-    """Tensors of 4 and 1 elements with sums (6, 7) and (8, 8): means add up to 9.5 and 9.75; an empty one to nothing."""
+    """Tensors of 4 and 1 elements, sums (6, 7) and (8, 8): means add up to 9.5 and 9.75; an empty one to nothing."""
     state = {
         "a": (4, np.array([[[6.0], [7.0]]])),
         "b": (1, np.array([[[8.0], [8.0]]])),

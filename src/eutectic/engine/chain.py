@@ -154,8 +154,8 @@ class Chain:
             raise UndeclaredNeed(f"{self.site.spec.name}: {name} returned {tuple(made.merged.shape)} for {shape}")
         for extra, buffer in zip(self.site.extras, extras, strict=False):
             if extra.dtype == BIT:
-                bits = made.extras[extra.name].reshape(rows.n, -1).numpy(force=True)
-                buffer[:] = np.packbits(bits, axis=1, bitorder="little").reshape(-1)
+                marked = made.extras[extra.name].reshape(rows.n, -1).numpy(force=True)
+                buffer[:] = np.packbits(marked, axis=1, bitorder="little").reshape(-1)
             elif len(buffer):
                 round_to(made.extras[extra.name], extra.dtype, buffer)
         return round_to(made.merged, dtype, out)

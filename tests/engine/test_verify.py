@@ -13,7 +13,7 @@ import eutectic
 from tests.engine.family import BIG, BUFFER, MEDIUM, NORM, recipes, run
 from tests.make.checkpoints import write_model
 
-EXTRAS = ["trim, emr", "emr of some", "masks of adapters", "masks of present"]
+EXTRAS = ["trim, emr", "tsv_c", "emr of some", "masks of adapters", "masks of present"]
 METHODS = ["rules", "rows", "stage", "adapter", "mixed dtypes", "base rows", "slices", "buffers: base", "extra: copy"]
 
 

@@ -130,6 +130,11 @@ def _tall_consensus(case: Case, _: Path) -> Recipe:
     return _without_weights(_recipe(case, {"tall_masks": {"threshold": threshold}}))
 
 
+def _tsv_c(case: Case, _: Path) -> Recipe:
+    assert case.facts["params"]["scaling"] == 1
+    return _without_weights(_recipe(case, "tsv_c"))
+
+
 def _without_weights(recipe: Recipe) -> Recipe:
     for entry in recipe["models"]:
         del entry["weight"]
@@ -151,4 +156,5 @@ RECIPES: dict[str, Callable[[Case, Path], Recipe]] = {
     "ref_task_arithmetic": _task_arithmetic,
     "ref_ties": _ties,
     "ref_ties_zero_sign": _ties,
+    "ref_tsvc": _tsv_c,
 }

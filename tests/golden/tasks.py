@@ -11,7 +11,7 @@ import eutectic
 
 from .cases import Case, Weights, read_weights
 
-_OF_TASK = re.compile(r"(?P<what>mask|recon|localized)(?:_lam[\d.]+)?_task(?P<task>\d+)")
+_OF_TASK = re.compile(r"(?P<what>mask|recon|localized)(?:_lam[\d.]+)?_(?:task|t)(?P<task>\d+)")
 
 
 def read(case: Case, out: Path, tmp_path: Path) -> Weights:

@@ -165,7 +165,8 @@ class Chain:
         whole = [(extra, buffer) for extra, buffer in zip(self.site.extras, extras, strict=False) if extra.shape]
         for (extra, buffer), numbers in zip(whole, described.numbers, strict=True):
             if len(buffer):
-                buffer[:] = np.array(numbers, {"F32": "<f4", "F64": "<f8"}[extra.dtype]).view(np.uint8)
+                with np.errstate(over="ignore"):
+                    buffer[:] = np.array(numbers, {"F32": "<f4", "F64": "<f8"}[extra.dtype]).view(np.uint8)
 
     def _shape(self, rows: Rows) -> tuple[int, ...]:
         """The shape of a slice: the tensor's own when whole, rows of it, or flat."""

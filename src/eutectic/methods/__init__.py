@@ -21,6 +21,7 @@ from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
 from eutectic.methods.trim import trim
+from eutectic.methods.tsv_c import tsv_c
 
 __all__ = ["METHODS", "get"]
 
@@ -39,6 +40,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         task_arithmetic,
         ties,
         trim,
+        tsv_c,
     ]
     found = {method.name: method for method in own}
     for entry in entry_points(group="eutectic.methods"):

@@ -1,7 +1,7 @@
 """Consensus merging: keep of the merged model what several tasks use, drop what one or none does.
 
 Source: Wang et al., Localizing Task Information for Improved Model Merging and Compression, ICML 2024,
-arXiv:2405.07813, section 4.3, and the authors' code: elements that fewer than k tasks' TALL masks hold are set to
+arXiv:2405.07813, and the authors' code: elements that fewer than k tasks' TALL masks hold are set to
 zero, and the result is base + scale * what is left. With `vector: ties` it is Consensus TIES, else Consensus task
 arithmetic; k = 1 drops only what no task uses, k = 0 nothing.
 Departs: thresholds and scale are chosen on held-out data there; 0.4 is ours for both. An element that is not finite

@@ -21,7 +21,7 @@ from eutectic.stats.fold import Scope, Statistic
 
 def rescalers(masses: Floats) -> Numbers:
     """Returns each model's rescaler from the magnitudes of its deltas and of what it agrees with, (2, n)."""
-    return tuple(float(own / agreed) if agreed != 0 else 1.0 for own, agreed in masses.T)
+    return tuple(own / agreed if agreed != 0 else 1.0 for own, agreed in masses.T.tolist())
 
 
 def _folds(*, rescale: Literal["mean", "sum"]) -> Mapping[str, Statistic]:

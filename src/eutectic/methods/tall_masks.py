@@ -1,7 +1,7 @@
 """TALL masks: where the merged model carries a task, so that each task's model can be cut out of it.
 
 Source: Wang et al., Localizing Task Information for Improved Model Merging and Compression, ICML 2024,
-arXiv:2405.07813, equation (4), and the authors' code: m_t = |base - model_t| > threshold * |merged - model_t|, and
+arXiv:2405.07813, and the authors' code: m_t = |base - model_t| > threshold * |merged - model_t|, and
 the model of task t is base + m_t * (merged - base). The merged model is the sum of all deltas, or the TIES vector
 with sums (`vector: ties`), both with coefficient 1.
 Departs: the threshold (lambda in the paper) is chosen on held-out data there, per task, from 0.2 to 0.6; 0.4 is ours.
@@ -47,7 +47,7 @@ def summed(site: Site, vector: str, density: Tensor) -> Tensor:
 
 
 def masks(site: Site, merged: Tensor, threshold: Tensor) -> Tensor:
-    """Equation (4): (n, *shape) bool."""
+    """Returns where each model is nearer to the merged one than to the base: (n, *shape) bool."""
     models = site.tensors
     return (site.base - models).abs() > threshold * (merged - models).abs()
 

@@ -3,8 +3,7 @@
 Source: Huang et al., EMR-Merging, NeurIPS 2024, arXiv:2405.17461, Algorithm 1, and the authors' code. The unified
 delta has the sign of the models' sum and the largest magnitude of those that agree; model i has the mask M_i where it
 agrees, and the rescaler sum |delta_i| / sum |M_i * unified|. The model of task i is base + rescaler * M_i * unified.
-Departs: each side of a vote is added up by itself, where the authors' code adds all in order: a near-tie may round to
-the other side. Where a model agrees nowhere its rescaler is 1, not a division by zero.
+Departs: where a model agrees nowhere its rescaler is 1, not a division by zero.
 """
 
 from collections.abc import Mapping
@@ -30,9 +29,8 @@ def _folds(*, rescale: Literal["mean", "sum"]) -> Mapping[str, Statistic]:
 
 def _fused(site: Site, **_: object) -> Combination:
     numbers = (rescalers(site.fold("masses")),)
-    return Combination(
-        (1.0,) * site.n, "deltas", 1.0, average="agree_max", tie=-1, marks=Marks("agrees"), numbers=numbers
-    )
+    ones = (1.0,) * site.n
+    return Combination(ones, "deltas", anchor=1.0, average="unified", marks=Marks("agrees"), numbers=numbers)
 
 
 def _specialise(base: Tensor, merged: Tensor, extras: Mapping[str, Tensor]) -> Tensor:

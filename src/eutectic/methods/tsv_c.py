@@ -2,7 +2,7 @@
 
 Source: Gargiulo et al., Task Singular Vectors, CVPR 2025, arXiv:2412.00081, TSV-Compress, and the authors' code. With
 r = min(d_out, d_in) and T tasks, a matrix D_i is cut to its q = int(r / T) largest triplets; tensors of other shapes
-are kept whole. The model of task i is base + U_i diag(S_i) V_i^T. All tasks' triplets take about twice one model's room.
+are kept whole. The model of task i is base + U_i diag(S_i) V_i^T. All triplets take about twice one model's room.
 Departs: there is no merged model in the paper; here it is the base plus the mean of what is kept, which `specialise`
 does not read. With more tasks than r, q is 0 and a matrix stays at the base.
 """

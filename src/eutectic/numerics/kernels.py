@@ -29,7 +29,7 @@ ITEMSIZE = (8, 4, 2, 2)
 _TRIM, _DROP, _SCALE = 0, 1, 2
 _MARKS = {None: 0, "agrees": 1, "near": 2}
 _NO_BITS = np.zeros(0, np.uint8)
-_AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4}
+_AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4, "unified": 5}
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -132,8 +132,7 @@ def combine(rows: Rows, how: Combination, out: Bytes, out_code: int, marked: Byt
     """
     work = np.float64 if rows.double else np.float32
     marks = how.marks if how.marks is not None and (len(marked) or how.marks.least) else None
-    agrees = marks is not None and marks.where == "agrees"
-    place = _place(rows.then(*how.stages), rows.n if agrees else 0)
+    place = _place(rows.then(*how.stages), rows.n if how.average == "unified" else 0)
     bare = place
     if marks is not None and how.stages:  # the same rows and scratch, without the stages of the combination itself
         kinds, numbers, keys = _table(rows)
@@ -176,8 +175,8 @@ def mass(rows: Rows) -> Floats:
 def elected(rows: Rows) -> Floats:
     """Sums of magnitudes per `GRAIN` elements, (grains, 2, n): of each model's deltas, and of what it has elected.
 
-    The elected value of an element is the largest delta of the side with more mass, minus where they are equal; a
-    model has elected it where its own delta is on that side.
+    The elected value of an element is the largest delta of the sign that their sum has, minus where that is zero; a
+    model has elected it where its own delta has that sign.
     """
     out = np.zeros((-(-rows.count // GRAIN), 2, rows.n), np.float64)
     loops.elected(_place(rows, rows.n), out)

@@ -263,6 +263,52 @@ def begin(place, at):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def unify(place, at, m):  # type: ignore[no-untyped-def]
+    """SUM = of each element the largest delta of the sign that the deltas' sum has, minus for a zero; keeps the deltas.
+
+    0 where no delta has that sign. A NaN makes it NaN.
+    """
+    raw, offsets, codes, is_delta, has_base, _, _, kinds, _, _, bits, w = place
+    zero = w.dtype.type(0)
+    values = bits.view(np.float32)
+    for i in range(3 * BLOCK):
+        w[PLUS + i] = zero  # the sum, the largest and the smallest
+    for j in range(len(is_delta)):
+        which = j + (1 if has_base else 0)
+        kept = KEPT + j * BLOCK
+        if codes[which] == 3 and not is_delta[j] and len(kinds) == 0:  # the common case, in one pass less
+            stored = raw[offsets[which] + 2 * at : offsets[which] + 2 * (at + m)].view(np.uint16)
+            for i in range(m):
+                bits[i] = np.uint32(stored[i]) << np.uint32(16)
+            row = w[kept : kept + BLOCK]
+            for i in range(BLOCK):
+                row[i] = values[i] - w[BASE + i]
+        else:
+            model(place, at, m, j, True)
+            w[kept : kept + BLOCK] = w[ROW : ROW + BLOCK]
+        row = w[kept : kept + BLOCK]
+        for i in range(BLOCK):
+            v = row[i]
+            w[PLUS + i] += v
+            w[MINUS + i] = max(w[MINUS + i], v)
+            w[FIRST + i] = min(w[FIRST + i], v)
+    for i in range(BLOCK):
+        vote, more, less = w[PLUS + i], w[MINUS + i], w[FIRST + i]
+        chosen = more if vote > zero else less
+        w[SUM + i] = chosen if vote == vote else vote
+
+
+@_jit
+def agree(w, kept, to):  # type: ignore[no-untyped-def]
+    """Writes 1 to the work row `to` where the kept row has the sign of SUM and neither is 0, else 0."""
+    one, zero = w.dtype.type(1), w.dtype.type(0)
+    row = w[kept : kept + BLOCK]
+    for i in range(BLOCK):
+        x, y = row[i], w[SUM + i]
+        w[to + i] = one if ((x > zero) & (y > zero)) | ((x < zero) & (y < zero)) else zero
+
+
+@_jit
 def pack(hit, out, first):  # type: ignore[no-untyped-def]
     """Writes a block of zeros and ones as bits, the first element lowest."""
     words = hit.view(np.uint64)
@@ -275,26 +321,27 @@ def pack(hit, out, first):  # type: ignore[no-untyped-def]
 def mark(place, at, m, kind, share, least, hit, marked):  # type: ignore[no-untyped-def]
     """Marks what of the block's SUM belongs to each model, and drops from it what fewer than `least` marked."""
     n, count, w = len(place[3]), place[6], place[11]
-    zero = w.dtype.type(0)
+    one, zero = w.dtype.type(1), w.dtype.type(0)
+    if kind == 2:
+        for i in range(BLOCK):
+            w[PLUS + i] = w[BASE + i] + w[SUM + i]
     for i in range(BLOCK):
-        w[PLUS + i] = w[BASE + i] + w[SUM + i]
         w[FIRST + i] = zero
     for j in range(n):
         if kind == 1:
-            kept = KEPT + j * BLOCK
-            for i in range(BLOCK):
-                x, y = w[kept + i], w[SUM + i]
-                hit[i] = (np.uint8(x > zero) & np.uint8(y > zero)) | (np.uint8(x < zero) & np.uint8(y < zero))
+            agree(w, KEPT + j * BLOCK, ROW)
         else:
             model(place, at, m, j, False)
             part = share[j]
             for i in range(BLOCK):
                 x = w[ROW + i]
-                hit[i] = np.uint8(abs(w[BASE + i] - x) > part * abs(w[PLUS + i] - x))
+                w[ROW + i] = one if abs(w[BASE + i] - x) > part * abs(w[PLUS + i] - x) else zero
         if least > 0:
             for i in range(BLOCK):
-                w[FIRST + i] += w.dtype.type(hit[i])
+                w[FIRST + i] += w[ROW + i]
         if len(marked) > 0:
+            for i in range(BLOCK):
+                hit[i] = np.uint8(w[ROW + i])
             for i in range(m, BLOCK):
                 hit[i] = 0
             width = (count + 7) // 8
@@ -331,13 +378,13 @@ def combine(place, bare, weight, scales, settings, share, marked, out, out_code)
                 else:
                     for i in range(BLOCK):
                         w[SUM + i] += weight[j] * w[ROW + i]
+        elif average == 5:
+            unify(place, at, m)
         else:
             for i in range(4 * BLOCK):
                 w[PLUS + i] = 0
             for j in range(len(is_delta)):
                 model(place, at, m, j, deltas)
-                if kind == 1:
-                    w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK] = w[ROW : ROW + BLOCK]
                 side(w, weight[j], average)
             elect(w, average, tie)
         if kind > 0:
@@ -422,34 +469,27 @@ def mass(place, out):  # type: ignore[no-untyped-def]
 
 @_jit
 def elected(place, out):  # type: ignore[no-untyped-def]
-    """Adds the magnitudes of each model's deltas, and of the elected values where it agrees, to their grain."""
+    """Adds the magnitudes of each model's deltas, and of the unified ones where it agrees, to their grain."""
     n, count, w = len(place[3]), place[6], place[11]
-    one, zero = w.dtype.type(1), w.dtype.type(0)
+    zero = w.dtype.type(0)
     lanes, agreed = np.empty(32, np.float64), np.empty(32, np.float64)
     for at in range(0, count, BLOCK):
         m = begin(place, at)
-        for i in range(4 * BLOCK):
-            w[PLUS + i] = 0
-        for j in range(n):
-            model(place, at, m, j, True)
-            w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK] = w[ROW : ROW + BLOCK]
-            side(w, one, 4)
-        elect(w, 4, -1)
-        largest = w[SUM : SUM + BLOCK]
+        unify(place, at, m)
         for i in range(m, BLOCK):
-            largest[i] = 0
+            w[SUM + i] = zero
         for j in range(n):
-            row = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK]
+            row, unified = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK], w[SUM : SUM + BLOCK]
             for i in range(m, BLOCK):
-                row[i] = 0
+                row[i] = zero
             lanes[:] = 0.0
             agreed[:] = 0.0
             for i in range(0, BLOCK, 32):
                 for k in range(32):
-                    x, y = row[i + k], largest[i + k]
-                    lanes[k] += abs(np.float64(x))
-                    both = (x > zero and y > zero) or (x < zero and y < zero)
-                    agreed[k] += abs(np.float64(y)) if both else 0.0
+                    x, y = row[i + k], unified[i + k]
+                    same = ((x > zero) & (y > zero)) | ((x < zero) & (y < zero))
+                    lanes[k] += np.float64(abs(x))
+                    agreed[k] += np.float64(abs(y) if same else zero)
             total, chosen = 0.0, 0.0
             for k in range(32):
                 total += lanes[k]

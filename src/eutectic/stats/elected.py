@@ -21,7 +21,7 @@ Sums = dict[str, tuple[int, Floats]]
 class Elected:
     """Magnitudes over a scope, (2, n) float64: of each model's deltas, and of the elected deltas where it agrees.
 
-    The elected delta of an element is the largest in magnitude on the side with more mass, minus where they are equal.
+    The elected delta of an element is the largest of the sign that their sum has, minus where that is zero.
 
     Attributes:
         scope: over what.
@@ -92,14 +92,13 @@ def _reference(deltas: Tensor) -> Floats:
 
 
 def elect(deltas: Tensor) -> Tensor:
-    """Returns the largest delta on the side with more mass, the minus side where they are equal: (n, ...) -> (...).
+    """Returns the largest delta of the sign that their sum has, minus where that is zero: (n, ...) -> (...).
 
-    0 where nobody is on that side; NaN where a model is.
+    0 where no delta has that sign; NaN where the sum is.
     """
-    up, down = deltas[0].clamp(min=0), deltas[0].clamp(max=0)
+    vote = deltas[0]
     for row in deltas[1:]:
-        up, down = up + row.clamp(min=0), down + row.clamp(max=0)
-    vote = up + down
+        vote = vote + row
     largest = torch.where(vote > 0, deltas.clamp(min=0).amax(0), deltas.clamp(max=0).amin(0))
     return largest.where(largest != 0, 0.0).where(~vote.isnan(), vote)  # no negative zero
 

@@ -151,7 +151,8 @@ class ModelEntry(Part):
             keys = [str(key)[:40] for key in list(raw)[:9]]
             hint = next((text for key in keys if (text := nearest(key, ("model", "recipe")))), "")
             raise ValueError(f"expected the key model or recipe, one of them; found {', '.join(keys) or 'none'}{hint}")
-        if raw.get("task") is None if raw.get("base") is not None else raw.get("task") and raw.get("model") is None:
+        task, base = raw.get("task"), raw.get("base")
+        if (task is not None and raw.get("model") is None) or (base is not None and task is None):
             raise ValueError("task goes with a model that holds parts for several, and base with a task")
         return _gather(raw, frozenset(cls.model_fields))
 

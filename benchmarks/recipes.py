@@ -12,6 +12,9 @@ METHODS: dict[str, tuple[Any, int | None]] = {
     "ties_tensor": ({"ties": {"density": 0.2, "scope": "tensor"}}, None),
     "ties_model": ({"ties": {"density": 0.2, "scope": "model"}}, None),
     "model_stock": ("model_stock", None),
+    "emr": ("emr", None),
+    "tall_masks": ("tall_masks", None),
+    "consensus": ("consensus", None),
 }
 
 #: What mergekit's `ties` and `dare_ties` compute, in our steps.

@@ -26,7 +26,7 @@ from eutectic.errors import (
 if TYPE_CHECKING:
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, verify
+    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, specialise, verify
 
 __all__ = [
     "CalibrationError",
@@ -53,6 +53,7 @@ __all__ = [
     "read",
     "rule",
     "run",
+    "specialise",
     "verify",
 ]
 
@@ -60,7 +61,7 @@ __all__ = [
 _HOMES = {
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "verify"),
+    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "specialise", "verify"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from safetensors.torch import save_file
 
+from . import tasks
 from .cases import Case, check_equal, read_weights
 from .merging import merge
 
@@ -23,7 +24,7 @@ def check(case: Case, tmp_path: Path) -> None:
     """Runs the recipe of one output and holds the merged weights against the authors' file."""
     want = read_weights(case.folder / f"out_{case.output}.safetensors")
     recipe = RECIPES[case.folder.name](case, tmp_path)
-    got = read_weights(merge(recipe, tmp_path / "out"))
+    got = tasks.read(case, merge(recipe, tmp_path / "out"), tmp_path)
     excluded = case.facts["params"].get("exclude_regex", [])
     kept = {name: value for name, value in got.items() if not _matches(name, excluded)}
     check_equal(kept, want, case.facts["compare"])
@@ -94,10 +95,7 @@ def _magnitude_mask(case: Case, tmp_path: Path) -> Recipe:
 
 def _model_stock(case: Case, _: Path) -> Recipe:
     weights = {"three": {0: 1.0, 1: 1.0, 2: 1.0}, "two": {0: 1.0, 1: 1.0}}[str(case.output)]
-    recipe = _recipe(case, {"model_stock": {"angle": "angle"}}, weights)
-    for entry in recipe["models"]:
-        del entry["weight"]
-    return recipe
+    return _without_weights(_recipe(case, {"model_stock": {"angle": "angle"}}, weights))
 
 
 def _averages(case: Case, _: Path) -> Recipe:
@@ -171,6 +169,32 @@ def _doge(case: Case, _: Path) -> Recipe:
     return _recipe(case, {"doge": own})
 
 
+def _emr(case: Case, _: Path) -> Recipe:
+    return _without_weights(_recipe(case, "emr"))
+
+
+def _tall_consensus(case: Case, _: Path) -> Recipe:
+    """Masks at the threshold an output names; consensus at the case's own, counted from k tasks on."""
+    params = case.facts["params"]
+    selected, _, k = str(case.output).rpartition("consensus_ta_k")
+    if k.isdigit() and not selected:
+        chosen = {"threshold": params["selected_lambda_all_tasks"], "scale": params["consensus_alpha"]}
+        return _without_weights(_recipe(case, {"consensus": {"least": int(k), **chosen}}))
+    threshold = float(str(case.output).partition("_lam")[2].partition("_")[0])
+    return _without_weights(_recipe(case, {"tall_masks": {"threshold": threshold}}))
+
+
+def _tsv_c(case: Case, _: Path) -> Recipe:
+    assert case.facts["params"]["scaling"] == 1
+    return _without_weights(_recipe(case, "tsv_c"))
+
+
+def _without_weights(recipe: Recipe) -> Recipe:
+    for entry in recipe["models"]:
+        del entry["weight"]
+    return recipe
+
+
 def _matches(name: str, patterns: list[str]) -> bool:
     return any(re.match(pattern, name) for pattern in patterns)
 
@@ -178,15 +202,18 @@ def _matches(name: str, patterns: list[str]) -> bool:
 RECIPES: dict[str, Callable[[Case, Path], Recipe]] = {
     "ref_ckpt_averages": _averages,
     "ref_fb_doge_ta": _doge,
+    "ref_emr": _emr,
     "ref_fb_model_stock": _model_stock,
     "ref_fb_wudi": _wudi_port,
     "ref_iso": _iso,
     "ref_mergelm_magnitude_mask": _magnitude_mask,
     "ref_mergelm_ties": _mergelm,
     "ref_model_soups": _soups,
+    "ref_tall_consensus": _tall_consensus,
     "ref_task_arithmetic": _task_arithmetic,
     "ref_ties": _ties,
     "ref_ties_zero_sign": _ties,
     "ref_tsvm": _tsv_m,
     "ref_wudi": _wudi,
+    "ref_tsvc": _tsv_c,
 }

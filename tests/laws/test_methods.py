@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -261,6 +262,38 @@ def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
 
 
 @ALL
+def test_slices_make_the_extras_of_the_whole(method: Method[Any]) -> None:
+    """What is made for each model of slices is, laid end to end, what is made of the whole, to the last bit."""
+    if not method.extras or method.needs.locality is not Locality.ELEMENT:
+        pytest.skip("makes nothing beside the tensor, or nothing in slices")
+    for party in parties(method):
+        for values, _ in settings(method, party.n):
+            for fused in (False, True):
+                job = Job(steps(method, values), *party.pick(LONG), fused=fused).settle()
+                size = LONG.base.numel()
+                whole = job.extras(0, size)
+                parts = [job.extras(start, min(size, start + GRAIN)) for start in range(0, size, GRAIN)]
+                for at, expected in enumerate(whole):
+                    rows = [part[at].reshape(party.n, -1) if part[at].size else None for part in parts]
+                    joined = np.concatenate([row for row in rows if row is not None], axis=1)
+                    assert np.array_equal(joined.reshape(-1), expected), (values, fused, method.extras[at].name)
+
+
+@ALL
+def test_every_task_comes_back(method: Method[Any]) -> None:
+    """`specialise` gets back a model that is alone: nothing in the way changed it."""
+    if method.specialise is None:
+        pytest.skip("makes nothing for single tasks")
+    party = Party(1, method.needs.base)
+    for sample in FEW:
+        models, base = party.pick(sample)
+        assert base is not None
+        sink = Job(steps(method, plain(method)), models, base, double=base.dtype == torch.float64).run()
+        extras = {name: row[0].bool() if row.dtype == torch.uint8 else row[0] for name, row in sink.extras("w").items()}
+        assert near(method.specialise(base, sink.tensor("w"), extras), models[0], sample.size)
+
+
+@ALL
 @pytest.mark.parametrize("held", [0, 1 << 30], ids=["swept", "held"])
 def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
     """Small slices, two threads, held in memory or read again: the bytes are the same."""
@@ -268,9 +301,11 @@ def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
         for sample in suited(method, (LONG, WIDE)):
             models, base = party.pick(sample)
             chain = steps(method, plain(method))
-            whole = Job(chain, models, base).run().tensor("w")
-            cut = Job(chain, models, base, slice_elements=GRAIN, threads=2, resident_bytes=held).run().tensor("w")
-            assert equal_bits(whole, cut)
+            whole = Job(chain, models, base).run()
+            cut = Job(chain, models, base, slice_elements=GRAIN, threads=2, resident_bytes=held).run()
+            assert equal_bits(whole.tensor("w"), cut.tensor("w"))
+            for name, extra in whole.extras("w").items():
+                assert torch.equal(extra, cut.extras("w")[name])
 
 
 def _filled(method: Method[Any], values: Values, n: int) -> Values:

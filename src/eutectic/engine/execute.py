@@ -8,6 +8,7 @@ over its slices together).
 """
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from eutectic.engine.chain import Chain, Request
 from eutectic.engine.reader import Worker
 from eutectic.engine.sweep import share
 from eutectic.methods.declare import Locality
+from eutectic.methods.extras import BIT
 from eutectic.numerics.kernels import GRAIN, Rows
 from eutectic.plan.memory import arena_bytes
 from eutectic.plan.steps import Merged, Schedule, read_cost
@@ -35,8 +37,8 @@ class Sink(Protocol):
         """Yields the element ranges still to be written."""
         ...
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
-        """Takes the bytes of elements start..stop, of which `bad` are not finite."""
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
+        """Takes the bytes of elements start..stop, of which `bad` are not finite, and the slice's extras."""
         ...
 
     def result(self, key: str) -> Any:
@@ -235,8 +237,9 @@ class Executor:
     def _write(self, worker: Worker, chain: Chain, rows: Rows) -> None:
         spec = chain.site.spec
         out = worker.out(rows.count * spec.dtype.bits // 8)
-        bad = chain.combine(rows, out, spec.dtype.name)
-        self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad)
+        extras = worker.extras(chain.site, rows.start, rows.count)
+        bad = chain.combine(rows, out, spec.dtype.name, extras)
+        self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad, extras)
 
     # ---- slices -----------------------------------------------------------------------------------------------------
 
@@ -304,9 +307,15 @@ READ_AHEAD = 64 << 20
 
 
 def row_width(site: Merged) -> int:
-    """Elements that must be seen together: those of a row where the chain goes by rows, else one."""
+    """Elements that must be seen together: those of a row where the chain goes by rows, else one.
+
+    Slices of rows whose extras are bits take so many rows that their bits fill bytes; slices in grains always do.
+    """
     shape = site.spec.shape
-    return max(1, shape[-1] if len(shape) > 1 else site.spec.numel) if site.locality is Locality.ROW else 1
+    if site.locality is not Locality.ROW:
+        return 1
+    width = max(1, shape[-1] if len(shape) > 1 else site.spec.numel)
+    return math.lcm(width, 8) if any(extra.dtype == BIT for extra in site.extras) else width
 
 
 def pieces(stop: int, grid: int, start: int = 0) -> Iterator[tuple[int, int]]:

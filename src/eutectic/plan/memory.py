@@ -39,6 +39,12 @@ def arena_bytes(site: Merged, elements: int) -> int:
     return sum(-(-elements * feed.dtype.bits // 8 // ALIGN) * ALIGN for feed in site.feeds)
 
 
+def extras_bytes(site: Merged, start: int, elements: int) -> list[int]:
+    """Bytes of each extra of one slice, for all models."""
+    n = len(site.models)
+    return [n * extra.nbytes(start, elements, site.spec.shape, n) for extra in site.extras]
+
+
 def site_folds(site: Merged) -> list[Statistic]:
     """Returns every statistic a site's chain declares, the ones they come after included."""
     found: list[Statistic] = []
@@ -63,7 +69,7 @@ def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool, wholes:
     `wholes` are statistics that see this slice, which is then the tensor, through torch.
     """
     rows = sum(elements * feed.dtype.bits // 8 + 64 for feed in site.feeds)
-    out = elements * site.spec.dtype.bits // 8
+    out = elements * site.spec.dtype.bits // 8 + sum(extras_bytes(site, 0, elements))
     if fused and not wholes:
         return rows + out
     work, n = 8 if double else 4, len(site.models)

@@ -16,7 +16,21 @@ from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
 from tests.make.sites import Job, merge
 
-from .samples import POWERS, Party, Sample, Values, aside, draw, parties, plain, samples, settings, steps
+from .samples import (
+    POWERS,
+    Party,
+    Sample,
+    Values,
+    aside,
+    draw,
+    filled,
+    parties,
+    plain,
+    samples,
+    settings,
+    steps,
+    wants_base,
+)
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 SAMPLES = samples()
@@ -86,7 +100,7 @@ def cases(method: Method[Any], law: str) -> Iterator[Case]:
     """Yields what a law is tried on, but for the options that the method's own test sets it aside for."""
     lost = aside(method)
     for party in parties(method):
-        for values, changed in settings(method, party.n):
+        for values, changed in settings(method, party):
             if not any(law in lost.get(name, ()) for name in changed):
                 yield from ((values, party, sample) for sample in (FEW if changed else SAMPLES))
 
@@ -129,7 +143,7 @@ def test_laws_set_aside_are_broken(method: Method[Any]) -> None:
             tried = [
                 (values, party, sample)
                 for party in parties(method)
-                for values, changed in settings(method, party.n)
+                for values, changed in settings(method, party)
                 if name in changed
                 for sample in SAMPLES
             ]
@@ -144,7 +158,7 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
     """Results depend on the seed exactly where a method says that it draws."""
     differ = []
     for party in parties(method):
-        for values, changed in settings(method, party.n):
+        for values, changed in settings(method, party):
             for sample in FEW if changed else SAMPLES:
                 first, second = (run(method, (values, party, sample), seed=seed) for seed in (0, 1))
                 differ.append(not torch.equal(first, second))
@@ -154,11 +168,11 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
 @ALL
 def test_base_iff_read(method: Method[Any]) -> None:
     """Without a base, a method that declares one raises UndeclaredNeed; one that does not never asks."""
-    party = parties(method)[0]
-    for values, changed in settings(method, party.n):
+    n = parties(method)[0].n
+    for values, changed in settings(method, Party(n, True)):
         for sample in FEW if changed else SAMPLES:
-            job = Job(steps(method, values), list(sample.models[: party.n]), fused=False)
-            if method.needs.base:
+            job = Job(steps(method, values), list(sample.models[:n]), fused=False)
+            if wants_base(method, values):
                 with pytest.raises(UndeclaredNeed, match=r"Needs\(base=True\)"):
                     job.run()
             else:
@@ -170,7 +184,7 @@ def test_a_base_that_is_not_declared_changes_nothing(method: Method[Any]) -> Non
     """A base that is there for an adapter's sake is not read by methods that do not ask for one."""
     if method.needs.base or method.needs.base_counts:
         pytest.skip("reads the base")
-    for values, _ in settings(method, parties(method)[0].n):
+    for values, _ in settings(method, parties(method)[0]):
         for sample in FEW:
             models = list(sample.models[: parties(method)[0].n])
             for fused in (False, True) if method.fused else (False,):
@@ -206,7 +220,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
     """A method reads every statistic that it declares, and fails loudly when one is missing."""
     sample = next(each for each in SAMPLES if each.name.startswith("16x33"))
     for party in parties(method):
-        for values, _ in settings(method, party.n):
+        for values, _ in settings(method, party):
             models, base = party.pick(sample)
             job = Job(steps(method, values), models, base, fused=False).settle()
             site, arguments, read = site_of(job.chains[0], sample, party)
@@ -247,8 +261,8 @@ def equal_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
 def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
     """Where a method may be sliced, slices of the merge are merges of the slices, to the last bit."""
     for party in parties(method):
-        for values, _ in settings(method, party.n):
-            locality = method.needs_for(_filled(method, values, party.n)).locality
+        for values, _ in settings(method, party):
+            locality = method.needs_for(filled(method, values)).locality
             if locality is Locality.TENSOR:
                 continue
             sample = LONG if locality is Locality.ELEMENT else WIDE
@@ -271,8 +285,3 @@ def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
             whole = Job(chain, models, base).run().tensor("w")
             cut = Job(chain, models, base, slice_elements=GRAIN, threads=2, resident_bytes=held).run().tensor("w")
             assert equal_bits(whole, cut)
-
-
-def _filled(method: Method[Any], values: Values, n: int) -> Values:
-    """Returns values with the defaults of those not given."""
-    return {own.name: values.get(own.name, own.default) for own in method.parameters}

@@ -43,7 +43,7 @@ class Chain:
 
     def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu", stage: str = "") -> None:
         self.site = site
-        self.part = Part(site.spec.name, site.spec.numel)
+        self.part = Part.of(site.spec.name, site.spec.shape)
         self.key = Key(seed, f"{stage}/{site.spec.name}" if stage else site.spec.name)
         self.double = double
         self.device = device

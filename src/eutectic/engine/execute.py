@@ -154,7 +154,7 @@ class Executor:
             spans = [
                 span
                 for chain in chains
-                for span in (self._stretches(chain, every) if every > 1 else self._grains(chain))
+                for span in (self._stretches(chain, every) if every > 1 else self._shown(chain, statistic))
             ]
             states = [state, *(copy.deepcopy(state) for _ in self._workers[1:])]
             mine = dict(zip(map(id, self._workers), states, strict=True))
@@ -191,7 +191,7 @@ class Executor:
                 for start, stop in _stretches(chain.part.numel, every):
                     statistic.update(state, chain.seen(request, rows(start, stop)))
             else:
-                for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
+                for start, stop in pieces(chain.part.numel, self._steps(chain, statistic)):
                     statistic.update(state, chain.seen(request, rows(start, stop).sampled(every)))
             result = statistic.finish(state)
             if not isinstance(result, Again):
@@ -252,10 +252,15 @@ class Executor:
         for first, last in pieces(stop, grid, start):
             yield Span(chain, first, last)
 
-    def _grains(self, chain: Chain) -> Iterator[Span]:
-        """Cuts a site for a statistic, which counts in whole grains also where the map goes by rows."""
-        for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
+    def _shown(self, chain: Chain, statistic: Statistic) -> Iterator[Span]:
+        """Cuts a site for a statistic."""
+        for start, stop in pieces(chain.part.numel, self._steps(chain, statistic)):
             yield Span(chain, start, stop)
+
+    def _steps(self, chain: Chain, statistic: Statistic) -> int:
+        """Elements a statistic is shown at once: whole grains also where the map goes by rows, or whole rows."""
+        size, width = self._schedule.slice_elements, chain.part.width
+        return max(1, size // width) * width if statistic.whole_rows else size
 
     def _stretches(self, chain: Chain, every: int) -> Iterator[Span]:
         for start, stop in _stretches(chain.part.numel, every):

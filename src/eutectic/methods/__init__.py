@@ -9,10 +9,16 @@ from types import MappingProxyType
 from typing import Any
 
 from eutectic.errors import RecipeError, nearest
+from eutectic.methods.arcee_fusion import arcee_fusion
 from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
+from eutectic.methods.geometric_median import geometric_median
+from eutectic.methods.karcher import karcher
 from eutectic.methods.linear import linear
 from eutectic.methods.model_stock import model_stock
+from eutectic.methods.multislerp import multislerp
+from eutectic.methods.nearswap import nearswap
+from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
 from eutectic.methods.slerp import slerp
 from eutectic.methods.task_arithmetic import task_arithmetic
@@ -25,9 +31,15 @@ __all__ = ["METHODS", "get"]
 def _listed() -> Mapping[str, Method[Any]]:
     """Collects the methods of this package, then those other packages offer; a name taken twice is an error."""
     own: list[Method[Any]] = [
+        arcee_fusion,
         dare,
+        geometric_median,
+        karcher,
         linear,
         model_stock,
+        multislerp,
+        nearswap,
+        nuslerp,
         passthrough,
         slerp,
         task_arithmetic,

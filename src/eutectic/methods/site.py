@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from eutectic.errors import UndeclaredNeed
+from eutectic.errors import RecipeError, UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
@@ -31,6 +31,11 @@ class Site:
     values: Tensor | None = None
     anchor: Tensor | None = None
     are_deltas: bool = False
+
+    @property
+    def start(self) -> int:
+        """Index in the whole tensor of the first element that is shown here."""
+        return self.key.start
 
     @property
     def tensors(self) -> Tensor:
@@ -86,4 +91,16 @@ def weighted_sum(weight: Tensor, rows: Tensor) -> Tensor:
     total = weight[0] * rows[0]
     for w, row in zip(weight[1:], rows[1:], strict=True):
         total = total + w * row
+    return total
+
+
+def divisor(weight: tuple[float, ...], name: str) -> float:
+    """Returns what an average with these weights is divided by: their sum.
+
+    Raises:
+        RecipeError: when they add up to 0; the message starts with the tensor's `name`.
+    """
+    total = sum(weight)
+    if abs(total) <= 1e-6 * sum(map(abs, weight)):  # 0.1 + 0.2 - 0.3 is not 0 in floats
+        raise RecipeError(f"{name}: weights add up to 0 and cannot be normalized; change them or set normalize: false")
     return total

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from eutectic.numerics import loops
 from eutectic.numerics.draw import Key, threshold
-from eutectic.numerics.stages import Combination, Drop, Scale, Stage, Trim
+from eutectic.numerics.stages import Clip, Combination, Drop, Scale, Stage, Trim
 
 #: Elements per partial sum; slices start at multiples of it.
 GRAIN = 65536
@@ -26,7 +26,7 @@ BINS = 1 << 18
 
 CODES: dict[str, int] = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 ITEMSIZE = (8, 4, 2, 2)
-_TRIM, _DROP, _SCALE = 0, 1, 2
+_TRIM, _DROP, _SCALE, _CLIP = 0, 1, 2, 3
 _AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4}
 
 Bytes = NDArray[np.uint8]
@@ -105,6 +105,8 @@ def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
             kinds[at], numbers[at] = _TRIM, stage.cut
         elif isinstance(stage, Scale):
             kinds[at], numbers[at] = _SCALE, stage.factor
+        elif isinstance(stage, Clip):
+            kinds[at], numbers[at] = _CLIP, stage.limit
         elif isinstance(stage, Drop):
             limits = np.array([threshold(density) for density in stage.density])
             kinds[at], numbers[at] = _DROP, np.where(limits > 0, stage.factor, 0.0)

@@ -161,9 +161,14 @@ def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
         elif kinds[k] == 1:
             # A block does not straddle 2**32 elements: slices start at multiples of GRAIN, which blocks divide.
             drop(w, start + at, keys[k, j, 0], keys[k, j, 1], keys[k, j, 2], number)
-        else:
+        elif kinds[k] == 2:
             for i in range(BLOCK):
                 w[ROW + i] *= number
+        else:
+            for i in range(BLOCK):
+                v = w[ROW + i]
+                v = number if v > number else v
+                w[ROW + i] = -number if v < -number else v
     if not deltas and (staged or is_delta[j]):
         for i in range(BLOCK):
             w[ROW + i] += w[BASE + i]

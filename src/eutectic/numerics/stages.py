@@ -36,7 +36,14 @@ class Scale:
     factor: Numbers
 
 
-Stage = Trim | Drop | Scale
+@dataclass(frozen=True)
+class Clip:
+    """Cuts model i to magnitudes up to `limit[i]`; NaN stays."""
+
+    limit: Numbers
+
+
+Stage = Trim | Drop | Scale | Clip
 
 
 @dataclass(frozen=True)
@@ -78,4 +85,7 @@ def apply(stage: Stage, deltas: Tensor, key: Key) -> Tensor:
         return deltas * (deltas.abs() >= column(stage.cut, deltas))  # a NaN times 0 is a NaN
     if isinstance(stage, Drop):
         return (deltas * column(stage.factor, deltas)).where(key.at(stage.step).keep(stage.density, deltas), 0.0)
+    if isinstance(stage, Clip):
+        limit = column(stage.limit, deltas)
+        return deltas.clamp(-limit, limit)
     return deltas * column(stage.factor, deltas)

@@ -91,10 +91,10 @@ class _Costs:
                 if statistic.scope is Scope.MODEL:
                     scopes[statistic].append(site)
                 else:
-                    parts = [Part(site.spec.name, site.spec.numel)]
+                    parts = [Part.of(site.spec.name, site.spec.shape)]
                     most = max(most, statistic.nbytes(parts, len(site.models)))
         for statistic, sites in scopes.items():
-            parts = [Part(site.spec.name, site.spec.numel) for site in sites]
+            parts = [Part.of(site.spec.name, site.spec.shape) for site in sites]
             most = max(most, statistic.nbytes(parts, len(sites[0].models)))
         return most * 2  # a state and the narrower one that follows it
 

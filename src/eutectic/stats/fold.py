@@ -7,6 +7,7 @@ shows it every slice of the statistic's scope through `update`, joins the worker
 """
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,10 +42,22 @@ class Scope(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a scope: its name and element count."""
+    """One tensor of a scope: its name, element count, and the elements of a row (the last axis; all of a vector)."""
 
     name: str
     numel: int
+    width: int = 1
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...]) -> "Part":
+        """Returns a tensor of that shape."""
+        numel = math.prod(shape)
+        return cls(name, numel, max(1, shape[-1] if len(shape) > 1 else numel))
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.numel // self.width
 
 
 class Seen:
@@ -54,6 +67,7 @@ class Seen:
         name: the site's tensor.
         start: index of the slice's first element.
         numel: elements in the whole tensor.
+        width: elements of a row.
         key: the source of draws, at the slice's start.
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
             they cannot express). Then `tensors` and `deltas` serve.
@@ -70,7 +84,7 @@ class Seen:
         deltas: Callable[[], Tensor],
         results: Mapping["Statistic", Any],
     ) -> None:
-        self.name, self.numel = part.name, part.numel
+        self.name, self.numel, self.width = part.name, part.numel, part.width
         self.start, self.key, self.rows, self.results = start, key, rows, results
         self._tensors, self._deltas = tensors, deltas
 
@@ -113,6 +127,14 @@ class Statistic(Protocol):
     @property
     def after(self) -> "tuple[Statistic, ...]":
         """Statistics whose results it needs first, at the same chain position."""
+        ...
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether it must be shown whole rows; then slices start where rows do, and not at grains.
+
+        Its method declares `Locality.ROW`, by which the plan prices such slices.
+        """
         ...
 
     def init(self, parts: list[Part], n: int, double: bool) -> Any:

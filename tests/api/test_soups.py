@@ -7,6 +7,7 @@ import eutectic
 from eutectic.checkpoint.source import Checkpoint
 
 HEAD = "lm_head.weight"
+START = {"model": "base", "name": "start"}
 
 
 def nearness(folder: Path) -> float:
@@ -17,7 +18,7 @@ def nearness(folder: Path) -> float:
 
 def test_what_helps_is_averaged(here: Path) -> None:
     """Code and maths belong together, the base does not; the result is their average, and nothing else is left."""
-    soup = eutectic.greedy_soup(["base", "code", "maths"], nearness, out="soup", memory="1 GiB")
+    soup = eutectic.greedy_soup([START, "code", "maths"], nearness, out="soup", memory="1 GiB")
     assert set(soup.ingredients) == {"code", "maths"}
     assert len(soup.scores) == 3
     assert soup.score > max(soup.scores)
@@ -40,7 +41,7 @@ def test_a_checkpoint_is_scored_without_writing(here: Path) -> None:
         assert not out.exists()
         return -same[HEAD]
 
-    soup = eutectic.greedy_soup(["base", "code"], score, out="soup", show="checkpoint")
+    soup = eutectic.greedy_soup([START, "code"], score, out="soup", show="checkpoint")
     assert soup.ingredients == ("code",)
     assert soup.scores[1] == 0
     assert set(shown) == {shown[0]}
@@ -48,9 +49,9 @@ def test_a_checkpoint_is_scored_without_writing(here: Path) -> None:
 
 def test_an_equal_score(here: Path) -> None:
     """A score that never changes adds nothing, or everything."""
-    one = eutectic.greedy_soup(["base", "code", "maths"], lambda folder: 1, out="one")
-    every = eutectic.greedy_soup(["base", "code", "maths"], lambda folder: 1, out="every", accept="at_least")
-    assert (one.ingredients, every.ingredients) == (("base",), ("base", "code", "maths"))
+    one = eutectic.greedy_soup([START, "code", "maths"], lambda folder: 1, out="one")
+    every = eutectic.greedy_soup([START, "code", "maths"], lambda folder: 1, out="every", accept="at_least")
+    assert (one.ingredients, every.ingredients) == (("start",), ("start", "code", "maths"))
 
 
 def test_a_pattern_and_options(here: Path) -> None:

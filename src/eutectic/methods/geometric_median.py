@@ -57,7 +57,7 @@ def _fused(site: Site, *, weight: Numbers, smoothing: float, max_iter: int, **_:
 @combine(
     Paper("arXiv:1912.13445", "Robust Aggregation for Federated Learning", 2019),
     needs=Needs(locality=Locality.ELEMENT, scratch=1.0),
-    laws=Laws(symmetric=True, fixed_point=True, identity=True, shift=True, scale=True),
+    laws=Laws(symmetric=True, fixed_point=True, identity=True, shift=True, scale=False),
     folds=_folds,
     fused=_fused,
 )

@@ -61,7 +61,7 @@ def _vary(*, of: str, **_: object) -> Needs:
 @combine(
     Paper("github:arcee-ai/mergekit", "mergekit Multi-SLERP", 2025),
     needs=Needs(locality=Locality.ELEMENT, scratch=1.0),
-    laws=Laws(symmetric=True, fixed_point=True, identity=True, shift=False, scale=True),
+    laws=Laws(symmetric=True, fixed_point=True, identity=True, shift=False, scale=False),
     folds=_folds,
     fused=_fused,
     vary=_vary,

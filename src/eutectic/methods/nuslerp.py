@@ -93,14 +93,15 @@ def nuslerp(
         start, end = _of_tensor(site, numbers)
     else:
         axis = 0 if scope == "column" and first.dim() > 1 else -1
-        sums = (_sum(left, right, axis) for left, right in ((first, first), (second, second), (first, second)))
-        found = coefficients(*(each.numpy(force=True) for each in sums), _share(numbers))
+        sums = _sum(first, first, axis), _sum(second, second, axis), _sum(first, second, axis)
+        found = coefficients(*sums, t=_share(numbers))
         start, end = (torch.from_numpy(np.asarray(each)).to(first) for each in found)
-    merged = start * first + end * second
+    merged: Tensor = start * first + end * second
     return site.base + merged if of == "deltas" else merged
 
 
-def _sum(left: Tensor, right: Tensor, axis: int) -> Tensor:
+def _sum(left: Tensor, right: Tensor, axis: int) -> Floats:
     """Inner products along an axis, which stays with one element; a number is a vector of one."""
     products = left.double() * right.double()
-    return products.sum(axis, keepdim=True) if products.dim() else products
+    found: Floats = (products.sum(axis, keepdim=True) if products.dim() else products).numpy(force=True)
+    return found

@@ -5,7 +5,6 @@ That is done while a recipe is read, so a plan, an output's own recipe and `veri
 
 import glob
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,6 +78,6 @@ def matches(pattern: str, root: Path) -> list[str]:
     return sorted(glob.glob(pattern, root_dir=root), key=_natural)
 
 
-def _natural(text: str) -> Sequence[tuple[int, str]]:
+def _natural(text: str) -> list[tuple[int, str]]:
     pieces = re.split(r"([0-9]+)", text)  # text and digits take turns
     return [(int(piece), "") if at % 2 else (0, piece) for at, piece in enumerate(pieces)]

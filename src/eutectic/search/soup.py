@@ -31,7 +31,8 @@ def greedy(
     for place, alone in enumerate(scores):
         _number(alone, (place,))
     first, *others = sorted(range(len(scores)), key=lambda place: -scores[place])
-    chosen, best = (first,), scores[first]
+    chosen: tuple[int, ...] = (first,)
+    best = scores[first]
     for place in others:
         tried = (*chosen, place)
         found = _number(score(tried), tried)

@@ -35,7 +35,10 @@ class RowDivergence(OfWeights):
         return np.zeros(sum(part.rows for part in parts))
 
     def update(self, state: Floats, seen: Seen) -> None:
-        base, model = (each.reshape(-1, seen.width).double() for each in seen.tensors)
+        rows = seen.tensors
+        if len(rows) < 2:
+            rows = torch.cat([rows - seen.deltas, rows])  # raises: there is no base
+        base, model = (each.reshape(-1, seen.width).double() for each in rows)
         first = seen.start // seen.width
         state[first : first + len(base)] = divergence(model, base, self.eps).numpy(force=True)
 

@@ -211,7 +211,7 @@ def site_of(chain: Chain, sample: Sample, party: Party) -> tuple[Site, dict[str,
     step = chain.site.steps[0]
     read = Read({name: chain.results[Request(0, fold)] for name, fold in step.method.folds(**step.values).items()})
     models, base = party.pick(sample)
-    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base)
+    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base, width=chain.part.width)
     per_model = {own.name for own in step.method.parameters if own.bounds.per_model}
     return site, {k: site.column(v) if k in per_model else v for k, v in step.values.items()}, read
 

@@ -8,7 +8,7 @@ import torch
 from eutectic.engine.chain import Request
 from eutectic.engine.reader import Worker
 from eutectic.stats.fold import Again, Scope, Statistic
-from eutectic.stats.importance import ImportanceFence, RowDivergence, divergence, importance
+from eutectic.stats.importance import ImportanceFence, RowDivergence, divergence
 from tests.make.sites import Job
 
 ROWS = RowDivergence(Scope.TENSOR)
@@ -16,12 +16,12 @@ FENCE = ImportanceFence(Scope.TENSOR, ROWS)
 SHAPE = (40, 33)
 
 
-def job(double: bool = False) -> Job:
+def job(double: bool = False, fused: bool = True) -> Job:
     """Returns a merge of one model into a base."""
     source = torch.Generator().manual_seed(0)
     base = torch.randn(SHAPE, generator=source, dtype=torch.float64 if double else torch.float32)
     model = base + torch.randn(SHAPE, generator=source, dtype=base.dtype) / 50
-    return Job([("arcee_fusion", {})], [model], base, double=double)
+    return Job([("arcee_fusion", {})], [model], base, double=double, fused=fused)
 
 
 def slices(rows: int, backwards: bool) -> Iterator[tuple[int, int]]:
@@ -52,13 +52,15 @@ def sweep(merge: Job, statistic: Statistic, rows: int, shares: int = 1, backward
 
 
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "torch"])
 @pytest.mark.parametrize("statistic", [ROWS, FENCE], ids=["divergence", "fence"])
-def test_showing_changes_nothing(statistic: Statistic, double: bool) -> None:
+def test_showing_changes_nothing(statistic: Statistic, fused: bool, double: bool) -> None:
     """Rows one by one, many at once, from behind, or shared between states: the same bits."""
-    assert statistic.whole_rows
-    whole = sweep(job(double), statistic, SHAPE[0])
+    whole = sweep(job(double, fused), statistic, SHAPE[0])
     for rows, shares, backwards in ((1, 1, False), (7, 1, True), (3, 4, False), (7, 3, True)):
-        assert np.array_equal(np.asarray(sweep(job(double), statistic, rows, shares, backwards)), np.asarray(whole))
+        assert np.array_equal(
+            np.asarray(sweep(job(double, fused), statistic, rows, shares, backwards)), np.asarray(whole)
+        )
 
 
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
@@ -68,8 +70,11 @@ def test_against_sorting(double: bool) -> None:
     rows = sweep(merge, ROWS, 5)
     assert isinstance(rows, np.ndarray)
     site = merge.chains[0]
+    site.fused = False
     seen = site.seen(Request(0, ROWS), Worker(merge.inputs).load(site, 0, SHAPE[0] * SHAPE[1]))
-    order = importance(seen.deltas.reshape(SHAPE), rows).flatten().sort().values
+    deltas = seen.deltas.reshape(SHAPE)
+    order = (deltas.abs() * torch.from_numpy(rows).to(deltas)[:, None]).flatten().sort().values
+    site.fused = True
     assert order.dtype == (torch.float64 if double else torch.float32)
     first, median, third = (float(order[int(share * (len(order) - 1))]) for share in (0.25, 0.5, 0.75))
     assert sweep(merge, FENCE, 9) == median + 1.5 * (third - first)

@@ -5,7 +5,7 @@ torch functions. A plan takes one way for a site and keeps it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eutectic.checkpoint.source import Buffer
@@ -170,7 +170,8 @@ class Chain:
         """The site of one chain position without its values."""
         folds = self.folds(position)
         results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
-        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results)
+        key = self.key.at(position)
+        return Site(self.site.spec.name, len(self.site.models), key, results, width=self.part.width)
 
     def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
         """The site before any transform, with its values on the device."""
@@ -182,7 +183,7 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas)
+        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.part.width)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""
@@ -191,7 +192,7 @@ class Chain:
             view = self._view(step) if step < position or self._ready(position) else None
             key = Key(self.key.seed, self.key.name, step, rows.start)
             results = {} if view is None else view.results
-            site = Site(site.name, site.n, key, results, site.values, site.anchor, site.are_deltas)
+            site = replace(site, key=key, results=results)
             if step < position:
                 site = site.with_deltas(self.site.steps[step].method(site, **self._tensors(step, site)))
         return site

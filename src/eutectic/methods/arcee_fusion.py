@@ -11,9 +11,10 @@ from collections.abc import Mapping
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine, exactly
 from eutectic.methods.site import Site
+from eutectic.numerics.stages import Combination, RowTrim, apply
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.importance import ImportanceFence, RowDivergence, importance
+from eutectic.stats.importance import ImportanceFence, RowDivergence
 
 
 def _folds(**_: object) -> Mapping[str, Statistic]:
@@ -21,17 +22,19 @@ def _folds(**_: object) -> Mapping[str, Statistic]:
     return {"rows": rows, "fence": ImportanceFence(Scope.TENSOR, rows)}
 
 
+def _fused(site: Site) -> Combination:
+    trim = RowTrim(site.fold("fence"), site.fold("rows"), site.width)
+    return Combination((1.0,), "deltas", anchor=1.0, stages=(trim,))
+
+
 @combine(
     Paper("github:arcee-ai/mergekit", "mergekit Arcee Fusion", 2025),
-    needs=Needs(base=True, models=exactly(1), locality=Locality.ROW, scratch=6.0),
+    needs=Needs(base=True, models=exactly(1), locality=Locality.ELEMENT, scratch=6.0),
     laws=Laws(symmetric=True, fixed_point=True, identity=False, shift=False, scale=False),
     folds=_folds,
+    fused=_fused,
 )
 def arcee_fusion(site: Site) -> Tensor:
     """Takes the elements whose change stands out from the model: (1, *shape) around (*shape) -> (*shape)."""
-    model, deltas = site.tensors[0], site.deltas[0]
-    width = max(1, deltas.shape[-1] if deltas.dim() else 1)
-    rows = deltas.reshape(-1, width)
-    first = site.start // width
-    weights = importance(rows, site.fold("rows")[first : first + len(rows)]).reshape(deltas.shape)
-    return model.where(~(weights < site.fold("fence")), site.base)  # what is not a number is taken, and seen
+    trim = RowTrim(site.fold("fence"), site.fold("rows"), site.width)
+    return site.base + apply(trim, site.deltas, site.key)[0]

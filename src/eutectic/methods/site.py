@@ -22,6 +22,7 @@ class Site:
             may be read (while a method describes itself to the kernels).
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
+        width: elements of a row of the whole tensor (its last axis).
     """
 
     name: str
@@ -31,11 +32,7 @@ class Site:
     values: Tensor | None = None
     anchor: Tensor | None = None
     are_deltas: bool = False
-
-    @property
-    def start(self) -> int:
-        """Index in the whole tensor of the first element that is shown here."""
-        return self.key.start
+    width: int = 1
 
     @property
     def tensors(self) -> Tensor:

@@ -65,6 +65,7 @@ class _Costs:
         self.double = {id(site): double for site, double in zip(merged, doubles, strict=True)}
         self.fused = {id(site): site.fused and device == "cpu" for site in merged}
         self.folds = {id(site): site_folds(site) for site in merged}
+        self.by_rows = {id(site) for site in merged if any(fold.whole_rows for fold in self.folds[id(site)])}
         self.whole = [site for site in merged if site.locality is Locality.TENSOR]
         self.own = [site for site in merged if any(f.scope is Scope.TENSOR for f in self.folds[id(site)])]
 
@@ -77,7 +78,7 @@ class _Costs:
         return max((self.of(site, self._grid(site, elements)) for site in sites), default=0)
 
     def _grid(self, site: Merged, elements: int) -> int:
-        if site.locality is Locality.ROW:
+        if site.locality is Locality.ROW or id(site) in self.by_rows:
             width = site.spec.shape[-1] if len(site.spec.shape) > 1 else site.spec.numel
             return min(site.spec.numel, max(elements, width))
         return min(site.spec.numel, elements)

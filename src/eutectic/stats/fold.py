@@ -131,10 +131,7 @@ class Statistic(Protocol):
 
     @property
     def whole_rows(self) -> bool:
-        """Whether it must be shown whole rows; then slices start where rows do, and not at grains.
-
-        Its method declares `Locality.ROW`, by which the plan prices such slices.
-        """
+        """Whether it must be shown whole rows; then slices start where rows do, and not at grains."""
         ...
 
     def init(self, parts: list[Part], n: int, double: bool) -> Any:

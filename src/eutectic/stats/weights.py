@@ -6,7 +6,7 @@ threads and resuming cannot change a bit. Counts are integers and need no such c
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -209,6 +209,14 @@ def kept_rank(total: int, density: float, rank: Rank) -> int:
     return int(total * round(1 - density, 15))  # 1 - 0.9 is 0.1 and not 0.09999999999999998
 
 
+#: A guess is this wide at least, in share of all ranks on either side.
+_MARGIN = 0.003
+#: Bins are added up in stretches of so many before one is looked into.
+_STRETCH = 512
+#: A sample of so many elements narrows the window enough.
+_ENOUGH = 1 << 17
+
+
 @dataclass
 class Window:
     """The state of a quantile: for each model, the window of bit patterns still in question, and counts in it.
@@ -241,19 +249,31 @@ class Window:
         return [float(v) for v in (found.view(np.float64) if self.double else found.astype(np.uint32).view(np.float32))]
 
 
-def open_window(total: int, n: int, double: bool) -> Window:
-    """Returns a state for n quantiles of a scope of `total` elements, in which every pattern is in question."""
+def open_window(total: int, n: int, double: bool, enough: int = _ENOUGH) -> Window:
+    """Returns a state for n quantiles of a scope of `total` elements, in which every pattern is in question.
+
+    A sample of `enough` elements must narrow the windows down.
+    """
     low, shift = _cover(0, _top(double))
     empty, bins = np.zeros(n, np.int64), np.zeros((n, BINS), np.int64)
-    return Window(total, double, 1, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins)
+    # A small scope is counted whole at once: a sample of it would say too little.
+    sampling = min(64, max(1, total // enough))
+    return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins)
 
 
-#: A guess is this wide at least, in share of all ranks on either side.
-_MARGIN = 0.003
-#: Bins are added up in stretches of so many before one is looked into.
-_STRETCH = 512
-#: A sample of so many elements narrows the window enough.
-_ENOUGH = 1 << 17
+def sampled_sweeps(total: int, double: bool, enough: int = _ENOUGH) -> float:
+    """How often a scope is shown until its quantiles are known, as a rule."""
+    # A float64 pattern takes two windows more to narrow down; a scope too small for a sample, one coarse count.
+    first = 1.0 if total < 2 * enough else 1 / min(64, total // enough)
+    return first + (3.0 if double else 1.0)
+
+
+def count(values: Tensor, state: Window, which: int) -> None:
+    """The torch reference of `kernels.magnitudes`: counts magnitudes under and in one window of a state."""
+    row = values.abs().numpy(force=True).view(np.uint64 if state.double else np.uint32).astype(np.uint64)
+    inside = (row[row >= state.low[which]] - state.low[which]) >> np.uint64(state.shift[which])
+    state.below[which] += len(row) - len(inside)
+    state.bins[which] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
 
 
 @dataclass(frozen=True)
@@ -273,24 +293,18 @@ class MagnitudeQuantile(OfWeights):
         return state.sampling
 
     def sweeps(self, total: int, double: bool) -> float:
-        # A float64 pattern takes two windows more to narrow down; a scope too small for a sample, one coarse count.
-        first = 1.0 if total < 2 * _ENOUGH else 1 / min(64, total // _ENOUGH)
-        return first + (3.0 if double else 1.0)
+        return sampled_sweeps(total, double)
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
         total = sum(part.numel for part in parts)
-        # A small scope is counted whole at once: a sample of it would say too little.
-        return replace(open_window(total, n, double), sampling=min(64, max(1, total // _ENOUGH)))
+        return open_window(total, n, double)
 
     def update(self, state: Window, seen: Seen) -> None:
         if seen.rows is not None:
             kernels.magnitudes(seen.rows, state.low, state.shift, state.below, state.bins)
             return
-        patterns = seen.deltas.abs().numpy(force=True).view(np.uint64 if state.double else np.uint32)
-        for model, row in enumerate(patterns.astype(np.uint64)):
-            inside = (row[row >= state.low[model]] - state.low[model]) >> np.uint64(state.shift[model])
-            state.below[model] += len(row) - len(inside)
-            state.bins[model] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
+        for model, values in enumerate(seen.deltas):
+            count(values, state, model)
 
     def combine(self, left: Window, right: Window) -> Window:
         left.below += right.below

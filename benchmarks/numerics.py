@@ -31,7 +31,6 @@ METHODS = [
     "nuslerp",
     "multislerp",
     "karcher",
-    "geometric_median",
     "nearswap",
     "arcee_fusion",
 ]
@@ -98,19 +97,6 @@ def exact_karcher(base: Tensor, models: Tensor) -> Tensor:
     return (mean * norms.mean()).view_as(base)
 
 
-def exact_geometric_median(base: Tensor, models: Tensor) -> Tensor:
-    """Weighs base and models by the inverse of their distance until nothing moves."""
-    points = torch.cat([base[None], models]).flatten(1)
-    median = points.mean(0)
-    for _ in range(1000):
-        pull = 1 / (points - median).norm(dim=1).clamp(min=1e-6)
-        new = (pull / pull.sum()) @ points
-        moved, median = (new - median).norm() / median.norm(), new
-        if moved < 1e-13:
-            break
-    return median.view_as(base)
-
-
 def exact_nearswap(base: Tensor, models: Tensor) -> Tensor:
     """Interpolates by min(1, t / |delta|)."""
     share = (0.001 / (models[0] - base).abs().clamp(min=1e-12)).clamp(0, 1)
@@ -173,7 +159,6 @@ def exact_merge(name: str, files: list[Files]) -> Callable[[Tensor, Tensor], Ten
         "nuslerp": exact_nuslerp,
         "multislerp": exact_multislerp,
         "karcher": exact_karcher,
-        "geometric_median": exact_geometric_median,
         "nearswap": exact_nearswap,
         "arcee_fusion": exact_arcee_fusion,
         "linear": exact_linear,

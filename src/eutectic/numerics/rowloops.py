@@ -87,7 +87,8 @@ def largest(place, first, stop, shifts):  # type: ignore[no-untyped-def]
     w = place[11]
     shifts[:] = -np.inf
     for at in range(first, stop, BLOCK):
-        m = min(begin(place, at), stop - at)
+        begin(place, at)
+        m = min(BLOCK, stop - at)
         model(place, at, m, 0, False)
         for i in range(m):
             shifts[0] = max(shifts[0], w[BASE + i])
@@ -110,7 +111,7 @@ def terms(s, to, scales, eps):  # type: ignore[no-untyped-def]
     """Writes q * ((1 + u) log(1 + u) - u) with u = p / q - 1, which is never below 0 and adds up to the divergence."""
     base, model, found = s[to : to + BLOCK], s[to + BLOCK : to + 2 * BLOCK], s[TERMS : TERMS + BLOCK]
     first, second = scales[0], scales[1]
-    far = 0
+    far = np.int64(0)
     for i in range(BLOCK):
         q = base[i] * first + eps
         p = model[i] * second + eps

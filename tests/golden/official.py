@@ -5,13 +5,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import save_file
+
+import eutectic
 
 from . import tasks
 from .cases import Case, check_equal, read_weights
 from .merging import merge
 
 Recipe = dict[str, Any]
+EXACT = {"rtol": 0.0, "atol": 0.0}
 TIES_NAME = re.compile(r"K(?P<keep>[\d.]+)_dis_(?P<merge>mean|sum|max)_lam(?P<scale>[\d.]+)")
 
 
@@ -99,20 +103,36 @@ def _model_stock(case: Case, _: Path) -> Recipe:
 
 
 def _averages(case: Case, _: Path) -> Recipe:
-    """Averages along a run; expert 0 is the oldest, and a recursive average leaves it the whole remainder."""
+    """Averages along a run, by name in natural order; expert 0 is the oldest."""
     params = case.facts["params"]
-    n = len(list(case.folder.glob("expert_*.safetensors")))
-    newest = {"pma_ema": params["pma_alpha"], "torch_ema_decay": 1 - params["torch_ema_decay"]}.get(str(case.output))
-    if newest is not None:
-        weights = [(1 - newest) ** (n - 1)] + [newest * (1 - newest) ** (n - 1 - i) for i in range(1, n)]
-    else:
-        weights = [float(i + 1) if case.output == "pma_wma" else 1.0 for i in range(n)]
-    return _recipe(case, "linear", dict(enumerate(weights)), base=False)
+    weights: dict[str, Any] = {
+        "pma_sma": "sma",
+        "pma_wma": "wma",
+        "pma_ema": {"ema": {"decay": 1 - params["pma_alpha"]}},
+        "torch_swa": "sma",
+        "torch_ema_decay": {"ema": {"decay": params["torch_ema_decay"]}},
+    }
+    run = str(case.folder / "expert_*.safetensors")
+    return {"models": run, "method": {"linear": {"weight": weights[str(case.output)]}}}
 
 
-def _soups(case: Case, _: Path) -> Recipe:
-    assert case.output == "uniform", f"no recipe for {case.output}"
-    return _recipe(case, "linear", base=False)
+def _soups(case: Case, tmp_path: Path) -> Recipe:
+    """The uniform soup; the greedy one is searched for, by the case's score, and must find the case's ingredients."""
+    if case.output == "uniform":
+        return _recipe(case, "linear", base=False)
+    target = read_weights(case.folder / "out_score_target.safetensors")
+
+    def score(folder: Path) -> float:
+        found = read_weights(folder)
+        return -sum(float((found[name].double() - value.double()).square().sum()) for name, value in target.items())
+
+    soup = eutectic.greedy_soup(str(case.folder / "expert_*.safetensors"), score, out=tmp_path / "soup")
+    params = case.facts["params"]
+    assert soup.scores == pytest.approx(params["individual_scores"], rel=1e-6)
+    names = [Path(name).stem.replace("expert", "model") for name in soup.ingredients]
+    assert names == params["greedy_ingredients"]
+    check_equal(read_weights(tmp_path / "soup"), read_weights(merge(soup.recipe.to_dict(), tmp_path / "again")), EXACT)
+    return soup.recipe.to_dict()
 
 
 def _scaled(case: Case, tmp_path: Path, recipe: Recipe) -> Recipe:

@@ -17,7 +17,22 @@ from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
 from tests.make.sites import Job, merge
 
-from .samples import POWERS, Party, Sample, Values, aside, draw, parties, plain, samples, settings, steps, suited
+from .samples import (
+    POWERS,
+    Party,
+    Sample,
+    Values,
+    aside,
+    draw,
+    filled,
+    parties,
+    plain,
+    samples,
+    settings,
+    steps,
+    suited,
+    wants_base,
+)
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 SAMPLES = samples()
@@ -87,7 +102,7 @@ def cases(method: Method[Any], law: str) -> Iterator[Case]:
     """Yields what a law is tried on, but for the options that the method's own test sets it aside for."""
     lost = aside(method)
     for party in parties(method):
-        for values, changed in settings(method, party.n):
+        for values, changed in settings(method, party):
             if not any(law in lost.get(name, ()) for name in changed):
                 yield from ((values, party, sample) for sample in suited(method, FEW if changed else SAMPLES))
 
@@ -130,7 +145,7 @@ def test_laws_set_aside_are_broken(method: Method[Any]) -> None:
             tried = [
                 (values, party, sample)
                 for party in parties(method)
-                for values, changed in settings(method, party.n)
+                for values, changed in settings(method, party)
                 if name in changed
                 for sample in suited(method, SAMPLES)
             ]
@@ -145,7 +160,7 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
     """Results depend on the seed exactly where a method says that it draws."""
     differ = []
     for party in parties(method):
-        for values, changed in settings(method, party.n):
+        for values, changed in settings(method, party):
             for sample in suited(method, FEW if changed else SAMPLES):
                 first, second = (run(method, (values, party, sample), seed=seed) for seed in (0, 1))
                 differ.append(not torch.equal(first, second))
@@ -155,11 +170,11 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
 @ALL
 def test_base_iff_read(method: Method[Any]) -> None:
     """Without a base, a method that declares one raises UndeclaredNeed; one that does not never asks."""
-    party = parties(method)[0]
-    for values, changed in settings(method, party.n):
+    n = parties(method)[0].n
+    for values, changed in settings(method, Party(n, True)):
         for sample in suited(method, FEW if changed else SAMPLES):
-            job = Job(steps(method, values), list(sample.models[: party.n]), fused=False)
-            if method.needs.base:
+            job = Job(steps(method, values), list(sample.models[:n]), fused=False)
+            if wants_base(method, values):
                 with pytest.raises(UndeclaredNeed, match=r"Needs\(base=True\)"):
                     job.run()
             else:
@@ -171,10 +186,11 @@ def test_a_base_that_is_not_declared_changes_nothing(method: Method[Any]) -> Non
     """A base that is there for an adapter's sake is not read by methods that do not ask for one."""
     if method.needs.base or method.needs.base_counts:
         pytest.skip("reads the base")
-    for values, _ in settings(method, parties(method)[0].n):
+    for values, _ in settings(method, parties(method)[0]):
+        sliced = method.needs_for(filled(method, values)).locality is Locality.ELEMENT
         for sample in FEW:
             models = list(sample.models[: parties(method)[0].n])
-            for fused in (False, True) if method.fused else (False,):
+            for fused in (False, True) if method.fused and sliced else (False,):
                 how: dict[str, Any] = {"double": sample.base.dtype == torch.float64, "fused": fused}
                 with_base = merge(steps(method, values), models, sample.base, **how)
                 assert torch.equal(with_base, merge(steps(method, values), models, None, **how))
@@ -197,7 +213,7 @@ def site_of(chain: Chain, sample: Sample, party: Party) -> tuple[Site, dict[str,
     step = chain.site.steps[0]
     read = Read({name: chain.results[Request(0, fold)] for name, fold in step.method.folds(**step.values).items()})
     models, base = party.pick(sample)
-    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base)
+    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base, width=chain.part.width)
     per_model = {own.name for own in step.method.parameters if own.bounds.per_model}
     return site, {k: site.column(v) if k in per_model else v for k, v in step.values.items()}, read
 
@@ -207,7 +223,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
     """A method reads every statistic that it declares, and fails loudly when one is missing."""
     sample = next(each for each in SAMPLES if each.name.startswith("16x33"))
     for party in parties(method):
-        for values, _ in settings(method, party.n):
+        for values, _ in settings(method, party):
             models, base = party.pick(sample)
             job = Job(steps(method, values), models, base, fused=False).settle()
             site, arguments, read = site_of(job.chains[0], sample, party)
@@ -248,8 +264,8 @@ def equal_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
 def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
     """Where a method may be sliced, slices of the merge are merges of the slices, to the last bit."""
     for party in parties(method):
-        for values, _ in settings(method, party.n):
-            locality = method.needs_for(_filled(method, values, party.n)).locality
+        for values, _ in settings(method, party):
+            locality = method.needs_for(filled(method, values)).locality
             if locality is Locality.TENSOR:
                 continue
             sample = LONG if locality is Locality.ELEMENT else WIDE
@@ -267,7 +283,7 @@ def test_slices_make_the_extras_of_the_whole(method: Method[Any]) -> None:
     if not method.extras or method.needs.locality is not Locality.ELEMENT:
         pytest.skip("makes nothing beside the tensor, or nothing in slices")
     for party in parties(method):
-        for values, _ in settings(method, party.n):
+        for values, _ in settings(method, party):
             for fused in (False, True):
                 job = Job(steps(method, values), *party.pick(LONG), fused=fused).settle()
                 size = LONG.base.numel()
@@ -306,8 +322,3 @@ def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
             assert equal_bits(whole.tensor("w"), cut.tensor("w"))
             for name, extra in whole.extras("w").items():
                 assert torch.equal(extra, cut.extras("w")[name])
-
-
-def _filled(method: Method[Any], values: Values, n: int) -> Values:
-    """Returns values with the defaults of those not given."""
-    return {own.name: values.get(own.name, own.default) for own in method.parameters}

@@ -145,14 +145,18 @@ def run(plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: 
     """
     target = Path(os.fspath(out))
     if finished(target, plan.job) is None:
-        _download(plan.inputs, watch)
+        download(plan.inputs, watch)
     receipt = run_plan(plan, target, version=VERSION, resume=resume, watch=watch, card=_card(plan, target.name))
     speed.record(plan.reads + plan.writes, receipt.seconds)
     return receipt
 
 
-def _download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:
-    """Downloads what of the inputs is not here, and tells how far it is."""
+def download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:
+    """Downloads what of the inputs is not here, and tells how far it is.
+
+    Raises:
+        CheckpointError: when it cannot be downloaded.
+    """
 
     def tell(done: int, total: int) -> None:
         for observer in watch:
@@ -204,7 +208,7 @@ def verify(
     with ExitStack() as opened:
         for each in planned.inputs:
             opened.enter_context(_closing(each))
-        _download(planned.inputs)
+        download(planned.inputs)
         output = opened.enter_context(_closing(models.open(folder)))
         tasks = [opened.enter_context(closing(open_task_file(path))) for path in task_files(folder)]
         found = verify_plan(planned, output.source, sample, tasks)
@@ -259,7 +263,7 @@ def diff(
             each if isinstance(each, Checkpoint) else opened.enter_context(_closing(models.open(each)))
             for each in (first, second)
         )
-        _download((one, other))
+        download((one, other))
         return compare_checkpoints(one, other, threads or len(os.sched_getaffinity(0)))
 
 
@@ -282,6 +286,7 @@ __all__ = [
     "Verification",
     "check_output",
     "diff",
+    "download",
     "plan",
     "run",
     "specialise",

@@ -197,7 +197,8 @@ class Chain:
         """The site of one chain position without its values."""
         folds = self.folds(position)
         results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
-        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results)
+        key = self.key.at(position)
+        return Site(self.site.spec.name, len(self.site.models), key, results, width=self.part.width)
 
     def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
         """The site before any transform, with its values on the device."""
@@ -209,7 +210,8 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
+        width = self.part.width
+        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes, width)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""

@@ -195,7 +195,7 @@ class Executor:
                 for start, stop in _stretches(chain.part.numel, every):
                     statistic.update(state, chain.seen(request, rows(start, stop)))
             else:
-                for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
+                for start, stop in pieces(chain.part.numel, self._steps(chain, statistic)):
                     statistic.update(state, chain.seen(request, rows(start, stop).sampled(every)))
             result = statistic.finish(state)
             if not isinstance(result, Again):
@@ -260,12 +260,15 @@ class Executor:
         """Cuts a site for a statistic: not at all where it must see whole tensors, one stretch in `every`, or all."""
         if statistic.whole:
             return iter([Span(chain, 0, chain.part.numel)])
-        return self._stretches(chain, every) if every > 1 else self._grains(chain)
+        if every > 1:
+            return self._stretches(chain, every)
+        cut = pieces(chain.part.numel, self._steps(chain, statistic))
+        return (Span(chain, start, stop) for start, stop in cut)
 
-    def _grains(self, chain: Chain) -> Iterator[Span]:
-        """Cuts a site for a statistic, which counts in whole grains also where the map goes by rows."""
-        for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
-            yield Span(chain, start, stop)
+    def _steps(self, chain: Chain, statistic: Statistic) -> int:
+        """Elements a statistic is shown at once: whole grains also where the map goes by rows, or whole rows."""
+        size, width = self._schedule.slice_elements, chain.part.width
+        return max(1, size // width) * width if statistic.whole_rows else size
 
     def _stretches(self, chain: Chain, every: int) -> Iterator[Span]:
         for start, stop in _stretches(chain.part.numel, every):

@@ -2,8 +2,9 @@
 
 A method is written as the paper writes it and decorated with `@transform` (keeps the n models) or `@combine` (makes
 one of them). Its signature is its schema: every keyword parameter has a default or is required, and its annotation is
-one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `PerModel`, `PerModelFraction`).
-Calling the wrapped method calls the function and nothing else, and returns the tensor; `outputs` has the extras too.
+one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `NonNegative`, `PerModel`,
+`PerModelFraction`). Calling the wrapped method calls the function and nothing else, and returns the tensor; `outputs`
+has the extras too.
 """
 
 import enum
@@ -35,6 +36,8 @@ class Bounds:
 
 #: A share in [0, 1].
 Fraction = Annotated[float, Bounds(0.0, 1.0)]
+#: A number from 0 up.
+NonNegative = Annotated[float, Bounds(0.0)]
 #: One number per model; arrives as a tensor of shape (n, 1, ..., 1), ready to broadcast against the site.
 PerModel = Annotated[Tensor, Bounds(per_model=True)]
 #: One share in [0, 1] per model.
@@ -204,7 +207,8 @@ class Parameter:
             raise RecipeError(f"{where}: {self.name} is a whole number; found {value!r}")
         low, high = self.bounds.low, self.bounds.high
         if (low is not None and value < low) or (high is not None and value > high):
-            raise RecipeError(f"{where}: {self.name} lies in [{low}, {high}]; found {value!r}")
+            room = f"lies in [{low}, {high}]" if high is not None else f"is at least {low}"
+            raise RecipeError(f"{where}: {self.name} {room}; found {value!r}")
         return int(value) if self.kind == "int" else float(value)
 
 

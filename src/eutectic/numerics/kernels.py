@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eutectic.numerics import loops, unrolled
+from eutectic.numerics import loops, rowloops, unrolled
 from eutectic.numerics.draw import Key, threshold
-from eutectic.numerics.stages import Combination, Drop, Scale, Stage, Trim
+from eutectic.numerics.stages import Clip, Combination, Drop, RowScale, RowTrim, Scale, Stage, Trim
 
 #: Elements per partial sum; slices start at multiples of it.
 GRAIN = 65536
@@ -26,7 +26,7 @@ BINS = 1 << 18
 
 CODES: dict[str, int] = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 ITEMSIZE = (8, 4, 2, 2)
-_TRIM, _DROP, _SCALE = 0, 1, 2
+_TRIM, _DROP, _SCALE, _CLIP, _ROW_SCALE, _ROW_TRIM = 0, 1, 2, 3, 4, 5
 _MARKS = {None: 0, "agrees": 1, "near": 2}
 _NO_BITS = np.zeros(0, np.uint8)
 _AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4, "unified": 5}
@@ -85,7 +85,7 @@ class Rows:
         return replace(self, stages=self.stages + stages) if stages else self
 
 
-Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any]
+Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any, Any, int]
 
 
 def _place(rows: Rows, kept: int = 0) -> Place:
@@ -94,7 +94,10 @@ def _place(rows: Rows, kept: int = 0) -> Place:
     kinds, numbers, keys = _table(rows)
     bits, scratch = np.zeros(loops.BLOCK, np.uint32), np.zeros(loops.KEPT + kept * loops.BLOCK, work)
     rows_of = (rows.raw, rows.offsets, rows.codes, rows.is_delta, rows.has_base, rows.start, rows.count)
-    return (*rows_of, kinds, numbers.astype(work), keys, bits, scratch)
+    by_row = [stage for stage in rows.stages if isinstance(stage, RowScale | RowTrim)]
+    assert len(by_row) < 2, "one stage by rows in a chain"
+    factors, width = (by_row[0].factor, by_row[0].width) if by_row else (np.zeros(0), 1)
+    return (*rows_of, kinds, numbers.astype(work), keys, bits, scratch, factors.astype(work), width)
 
 
 def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
@@ -107,6 +110,12 @@ def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
             kinds[at], numbers[at] = _TRIM, stage.cut
         elif isinstance(stage, Scale):
             kinds[at], numbers[at] = _SCALE, stage.factor
+        elif isinstance(stage, Clip):
+            kinds[at], numbers[at] = _CLIP, stage.limit
+        elif isinstance(stage, RowScale):
+            kinds[at] = _ROW_SCALE
+        elif isinstance(stage, RowTrim):
+            kinds[at], numbers[at] = _ROW_TRIM, stage.cut
         elif isinstance(stage, Drop):
             limits = np.array([threshold(density) for density in stage.density])
             kinds[at], numbers[at] = _DROP, np.where(limits > 0, stage.factor, 0.0)
@@ -171,6 +180,16 @@ def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
         unrolled.gram(base, shown, diagonal, out)
         return out
     loops.gram(_place(rows, p), of_weights, diagonal, out)
+    return out
+
+
+def divergence(rows: Rows, width: int, eps: float) -> Floats:
+    """The divergence of each row of the first model from the base's, as softmaxes with `eps` added: (rows,).
+
+    The slice holds whole rows of `width` elements, and the base.
+    """
+    out = np.zeros(rows.count // width, np.float64)
+    rowloops.divergence(_place(rows), width, eps, out)
     return out
 
 

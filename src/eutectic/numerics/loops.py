@@ -134,9 +134,27 @@ def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def by_row(w, first, m, factors, width, trims, cut):  # type: ignore[no-untyped-def]
+    """Multiplies the model in hand by its rows' factors, or zeroes what is below `cut` times them."""
+    at = 0
+    while at < m:
+        row = (first + at) // width
+        stop = min(m, (row + 1) * width - first)
+        factor = factors[row]
+        if trims:
+            for i in range(at, stop):
+                v = w[ROW + i]
+                w[ROW + i] = v * w.dtype.type(abs(v) * factor >= cut)  # a NaN times 0 is a NaN
+        else:
+            for i in range(at, stop):
+                w[ROW + i] *= factor
+        at = stop
+
+
+@_jit
 def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
     """Loads block `at` of model j to ROW: its delta after the stages, or (deltas False) its weights."""
-    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, bits, w = place
+    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, bits, w, factors, width = place
     which = j + (1 if has_base else 0)
     staged = len(kinds) > 0
     subtract = (deltas or staged) and not is_delta[j]
@@ -161,9 +179,16 @@ def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
         elif kinds[k] == 1:
             # A block does not straddle 2**32 elements: slices start at multiples of GRAIN, which blocks divide.
             drop(w, start + at, keys[k, j, 0], keys[k, j, 1], keys[k, j, 2], number)
-        else:
+        elif kinds[k] == 2:
             for i in range(BLOCK):
                 w[ROW + i] *= number
+        elif kinds[k] == 3:
+            for i in range(BLOCK):
+                v = w[ROW + i]
+                v = number if v > number else v
+                w[ROW + i] = -number if v < -number else v
+        else:
+            by_row(w, start + at, m, factors, width, kinds[k] == 5, number)
     if not deltas and (staged or is_delta[j]):
         for i in range(BLOCK):
             w[ROW + i] += w[BASE + i]
@@ -255,7 +280,7 @@ def add(raw, offset, at, m, deltas, weight, bits, w):  # type: ignore[no-untyped
 @_jit
 def begin(place, at):  # type: ignore[no-untyped-def]
     """Loads the base's block `at`, if there is a base; returns how many elements the block has."""
-    raw, offsets, codes, _, has_base, _, count, _, _, _, bits, w = place
+    raw, offsets, codes, _, has_base, _, count, _, _, _, bits, w, _, _ = place
     m = min(BLOCK, count - at)
     if has_base:
         load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
@@ -268,7 +293,7 @@ def unify(place, at, m):  # type: ignore[no-untyped-def]
 
     0 where no delta has that sign. A NaN makes it NaN.
     """
-    raw, offsets, codes, is_delta, has_base, _, _, kinds, _, _, bits, w = place
+    raw, offsets, codes, is_delta, has_base, _, _, kinds, _, _, bits, w, _, _ = place
     zero = w.dtype.type(0)
     values = bits.view(np.float32)
     for i in range(3 * BLOCK):
@@ -358,7 +383,7 @@ def combine(place, bare, weight, scales, settings, share, marked, out, out_code)
 
     `bare` is `place` without the combination's own stages: marks look at the models as they came.
     """
-    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w = place
+    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w, _, _ = place
     average, tie, deltas, kind, least = settings[0], settings[1], settings[2] == 1, settings[3], settings[4]
     anchor, scale = scales[0], scales[1]
     hit = np.zeros(BLOCK, np.uint8)
@@ -502,14 +527,15 @@ def elected(place, out):  # type: ignore[no-untyped-def]
 def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float32 magnitudes under and in each model's window."""
     n, count, w = len(place[3]), place[6], place[11]
-    size = bins.shape[1]
+    size, offsets, lead = bins.shape[1], place[1], 1 if place[4] else 0
     pattern = w[ROW : ROW + BLOCK].view(np.uint32)
     hit = np.zeros(BLOCK, np.uint8)
     hits = hit.view(np.uint64)
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
         for j in range(n):
-            model(place, at, m, j, True)
+            if j == 0 or offsets[lead + j] != offsets[lead + j - 1]:  # else what is in hand is this model's
+                model(place, at, m, j, True)
             first, by = np.uint32(low[j]), np.uint32(shift[j])
             room = np.uint64(0xFFFFFFFF) - np.uint64(low[j])
             width = np.uint32(min(room, (np.uint64(size) << np.uint64(shift[j])) - np.uint64(1)))

@@ -7,10 +7,14 @@ A chain of element-wise methods is `load, (stage)*, combination, round`. Methods
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
 Numbers = tuple[float, ...]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,31 @@ class Scale:
     factor: Numbers
 
 
-Stage = Trim | Drop | Scale
+@dataclass(frozen=True, eq=False)
+class RowScale:
+    """Multiplies every model by a factor for each row of `width` elements; factors are of the whole tensor's rows."""
+
+    factor: Floats
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class RowTrim:
+    """Sets to zero what is smaller than `cut` in magnitude times its row's factor; NaN is kept, so that it is seen."""
+
+    cut: float
+    factor: Floats
+    width: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Cuts model i to magnitudes up to `limit[i]`; NaN stays."""
+
+    limit: Numbers
+
+
+Stage = Trim | Drop | Scale | Clip | RowScale | RowTrim
 
 
 @dataclass(frozen=True)
@@ -100,4 +128,18 @@ def apply(stage: Stage, deltas: Tensor, key: Key) -> Tensor:
         return deltas * (deltas.abs() >= column(stage.cut, deltas))  # a NaN times 0 is a NaN
     if isinstance(stage, Drop):
         return (deltas * column(stage.factor, deltas)).where(key.at(stage.step).keep(stage.density, deltas), 0.0)
+    if isinstance(stage, Clip):
+        limit = column(stage.limit, deltas)
+        return deltas.clamp(-limit, limit)
+    if isinstance(stage, RowScale):
+        return deltas * row_factors(stage.factor, stage.width, deltas, key.start)
+    if isinstance(stage, RowTrim):
+        weighed = deltas.abs() * row_factors(stage.factor, stage.width, deltas, key.start)
+        return deltas * (weighed >= stage.cut)  # a NaN times 0 is a NaN
     return deltas * column(stage.factor, deltas)
+
+
+def row_factors(factor: Floats, width: int, like: Tensor, start: int) -> Tensor:
+    """Returns the factor of each element's row, for elements `start, ...` of a tensor: (*shape) for (n, *shape)."""
+    place = torch.arange(start, start + like[0].numel(), device=like.device) // max(1, width)
+    return torch.from_numpy(factor).to(like)[place].reshape(like.shape[1:])

@@ -94,6 +94,7 @@ class _Costs:
         self.fused = {id(site): site.fused and device == "cpu" for site in merged}
         self.folds = {id(site): site_folds(site) for site in merged}
         self.wholes = {id(site): [each for each in self.folds[id(site)] if each.whole] for site in merged}
+        self.by_rows = {id(site) for site in merged if any(fold.whole_rows for fold in self.folds[id(site)])}
         self.whole = [site for site in merged if site.locality is Locality.TENSOR or self.wholes[id(site)]]
         self.own = [site for site in merged if any(f.scope is Scope.TENSOR for f in self.folds[id(site)])]
 
@@ -115,7 +116,7 @@ class _Costs:
         return max((self.of(site, self._grid(site, elements)) for site in sites), default=0)
 
     def _grid(self, site: Merged, elements: int) -> int:
-        if site.locality is Locality.ROW:
+        if site.locality is Locality.ROW or id(site) in self.by_rows:
             width = site.spec.shape[-1] if len(site.spec.shape) > 1 else site.spec.numel
             return min(site.spec.numel, max(elements, width))
         return min(site.spec.numel, elements)

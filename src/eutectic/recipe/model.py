@@ -276,7 +276,7 @@ class Recipe(Part):
     """
 
     base: Reference | None = None
-    models: Annotated[tuple[ModelEntry, ...], AfterValidator(_not_empty)]
+    models: Annotated[tuple[ModelEntry, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
     method: Chain
     rules: tuple[Rule, ...] = ()
     slices: tuple[Slice, ...] = ()

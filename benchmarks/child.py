@@ -26,9 +26,13 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--torch", action="store_true", help="load torch beforehand, where the merge needs it anyway")
     parser.add_argument("--plan-only", action="store_true", help="import everything, plan, and merge nothing")
     options = parser.parse_args()
     import eutectic
+
+    if options.torch:
+        import torch  # noqa: F401
 
     imported = _since_start()
     plan = eutectic.plan(json.loads(options.recipe.read_text()), memory=options.memory, threads=options.threads)

@@ -7,7 +7,7 @@ import torch
 
 from eutectic.methods import METHODS
 from eutectic.methods.declare import Domain, Elsewhere
-from eutectic.methods.matrices import domain, mean_elsewhere, svd_scratch
+from eutectic.methods.matrices import domain, mean_elsewhere, share_of, svd_scratch
 from tests.make.sites import Job, merge
 
 NAMES = [name for name, method in METHODS.items() if method.needs.domain is not Domain.ANY]
@@ -53,6 +53,12 @@ def test_scratch_is_of_the_smaller_side() -> None:
     """Gram matrices are of the smaller side; a matrix and its transpose cost the same."""
     assert svd_scratch(8, (4096, 1024)) == svd_scratch(8, (1024, 4096))
     assert svd_scratch(8, (100_000, 64)) < 12 * 100_000 * 64
+
+
+@pytest.mark.parametrize(("rank", "tasks", "kept"), [(768, 8, 96), (20, 3, 6), (4, 5, 0), (49, 49, 0), (5, 1, 5)])
+def test_share(rank: int, tasks: int, kept: int) -> None:
+    """int(r * (1 / T)): 49 * (1 / 49) is 0.9999999999999999 in floats, and cut off."""
+    assert share_of(rank, tasks) == kept
 
 
 @EACH

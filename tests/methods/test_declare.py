@@ -226,3 +226,12 @@ def test_every_method_explains_itself(method: Method[Any]) -> None:
     module = __import__(method.function.__module__, fromlist=["_"])
     assert "Source:" in (module.__doc__ or "")
     assert method.elsewhere in METHODS
+
+
+def test_a_number_from_zero_up() -> None:
+    """A bound on one side is said as such."""
+    steps = get("nearswap").parameter("t")
+    assert steps is not None
+    assert steps.check(0, "here") == 0.0
+    with pytest.raises(RecipeError, match=r"here: t is at least 0.0; found -1"):
+        steps.check(-1, "here")

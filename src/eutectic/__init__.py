@@ -26,7 +26,7 @@ from eutectic.errors import (
 if TYPE_CHECKING:
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, verify
+    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, specialise, verify
     from eutectic.api.soups import Soup, greedy_soup
 
 __all__ = [
@@ -56,6 +56,7 @@ __all__ = [
     "read",
     "rule",
     "run",
+    "specialise",
     "verify",
 ]
 
@@ -63,7 +64,7 @@ __all__ = [
 _HOMES = {
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "verify"),
+    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "specialise", "verify"),
     "soups": ("Soup", "greedy_soup"),
 }
 

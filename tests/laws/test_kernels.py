@@ -68,20 +68,27 @@ def job(
     return Job(chain, models[: party.n], base if party.base else None, fused=True, **how).settle()
 
 
-def outcomes(merge: Job, dtype: str) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yields what the kernels make of a settled merge, then what torch makes of it, and how much is not finite."""
+def outcomes(merge: Job, dtype: str) -> Iterator[tuple[torch.Tensor, int, bytes]]:
+    """Yields what the kernels make of a settled merge, then what torch makes of it.
+
+    Each time the tensor, how much is not finite, and the extras.
+    """
     chain = merge.chains[0]
-    rows = Worker(merge.inputs).load(chain, 0, chain.part.numel)
+    worker = Worker(merge.inputs)
+    rows = worker.load(chain, 0, chain.part.numel)
     for fused in (True, False):
         chain.fused = fused
         raw = np.zeros(rows.count * torch.empty(0, dtype=TORCH[dtype]).itemsize, np.uint8)
-        bad = chain.combine(rows, raw, dtype)
-        yield from_bytes(raw, dtype, chain.site.spec.shape), bad
+        extras = worker.extras(chain.site, 0, rows.count)
+        bad = chain.combine(rows, raw, dtype, extras)
+        yield from_bytes(raw, dtype, chain.site.spec.shape), bad, b"".join(each.tobytes() for each in extras)
 
 
 def difference(merge: Job, dtype: str) -> str:
     """Says how the two ways differ; nothing when their bits are the same."""
-    (fused, bad), (plain, expected) = outcomes(merge, dtype)
+    (fused, bad, extras), (plain, expected, wanted) = outcomes(merge, dtype)
+    if extras != wanted:
+        return f"{sum(a != b for a, b in zip(extras, wanted, strict=True))} bytes of the extras"
     if not torch.equal(fused.isnan(), plain.isnan()):
         return f"NaN at {torch.nonzero(fused.isnan() != plain.isnan()).tolist()[:3]}"
     if bad != expected or bad != int((~plain.isfinite()).sum()):
@@ -171,6 +178,9 @@ CHAINS: dict[str, list[Step]] = {
     "trim-dare-linear": [("trim", {"density": 0.5}), ("dare", {"density": 0.75}), ("linear", {})],
     "dare-l1-stock": [("dare", {"density": 0.5, "rescale": "l1"}), ("model_stock", {})],
     "trim-l1-task": [("trim", {"density": 0.5, "rescale": "l1"}), ("task_arithmetic", {"scale": 0.5})],
+    "dare-emr": [("dare", {"density": 0.5}), ("emr", {})],
+    "trim-tall-ties": [("trim", {"density": 0.75}), ("tall_masks", {"vector": "ties", "density": 0.5})],
+    "dare-consensus": [("dare", {"density": 0.5}), ("consensus", {"threshold": 0.25})],
     "dare-dare-linear": [("dare", {"density": 0.5}), ("dare", {"density": 0.5}), ("linear", {})],
 }
 
@@ -223,7 +233,7 @@ def test_coefficients_that_need_rounding(name: str, types: str) -> None:
     merge = job(chain_of(METHODS[name], AWKWARD[name]), Party(3, True), TYPES[types], (30, 40))
     work = torch.finfo(torch.float64 if types == "f64" else torch.float32)
     for dtype in OUTPUTS:
-        (fused, _), (plain, _) = outcomes(merge, dtype)
+        (fused, *_), (plain, *_) = outcomes(merge, dtype)
         size = 40.0  # |base| + sum |w x| with weights up to 10 and numbers up to 4
         room = 2 * work.eps * size + torch.finfo(fused.dtype).eps * plain.double().abs() + torch.finfo(fused.dtype).tiny
         assert ((fused.double() - plain.double()).abs() <= room).all()

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -29,6 +30,7 @@ from .samples import (
     samples,
     settings,
     steps,
+    suited,
     wants_base,
 )
 
@@ -102,7 +104,7 @@ def cases(method: Method[Any], law: str) -> Iterator[Case]:
     for party in parties(method):
         for values, changed in settings(method, party):
             if not any(law in lost.get(name, ()) for name in changed):
-                yield from ((values, party, sample) for sample in (FEW if changed else SAMPLES))
+                yield from ((values, party, sample) for sample in suited(method, FEW if changed else SAMPLES))
 
 
 def holds(method: Method[Any], law: str, case: Case) -> bool:
@@ -145,7 +147,7 @@ def test_laws_set_aside_are_broken(method: Method[Any]) -> None:
                 for party in parties(method)
                 for values, changed in settings(method, party)
                 if name in changed
-                for sample in SAMPLES
+                for sample in suited(method, SAMPLES)
             ]
             assert any(not holds(method, law, case) for case in tried), f"{name} does not break {law}"
 
@@ -159,7 +161,7 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
     differ = []
     for party in parties(method):
         for values, changed in settings(method, party):
-            for sample in FEW if changed else SAMPLES:
+            for sample in suited(method, FEW if changed else SAMPLES):
                 first, second = (run(method, (values, party, sample), seed=seed) for seed in (0, 1))
                 differ.append(not torch.equal(first, second))
     assert any(differ) == method.needs.random
@@ -170,7 +172,7 @@ def test_base_iff_read(method: Method[Any]) -> None:
     """Without a base, a method that declares one raises UndeclaredNeed; one that does not never asks."""
     n = parties(method)[0].n
     for values, changed in settings(method, Party(n, True)):
-        for sample in FEW if changed else SAMPLES:
+        for sample in suited(method, FEW if changed else SAMPLES):
             job = Job(steps(method, values), list(sample.models[:n]), fused=False)
             if wants_base(method, values):
                 with pytest.raises(UndeclaredNeed, match=r"Needs\(base=True\)"):
@@ -237,7 +239,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
 def test_result_has_the_declared_shape(method: Method[Any]) -> None:
     """A combine returns (*shape) and a transform (n, *shape), in work precision."""
     for party in parties(method):
-        for sample in SAMPLES:
+        for sample in suited(method, SAMPLES):
             models, base = party.pick(sample)
             double = sample.base.dtype == torch.float64
             job = Job(steps(method, plain(method)), models, base, fused=False, double=double).settle()
@@ -276,13 +278,47 @@ def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
 
 
 @ALL
+def test_slices_make_the_extras_of_the_whole(method: Method[Any]) -> None:
+    """What is made for each model of slices is, laid end to end, what is made of the whole, to the last bit."""
+    if not method.extras or method.needs.locality is not Locality.ELEMENT:
+        pytest.skip("makes nothing beside the tensor, or nothing in slices")
+    for party in parties(method):
+        for values, _ in settings(method, party):
+            for fused in (False, True):
+                job = Job(steps(method, values), *party.pick(LONG), fused=fused).settle()
+                size = LONG.base.numel()
+                whole = job.extras(0, size)
+                parts = [job.extras(start, min(size, start + GRAIN)) for start in range(0, size, GRAIN)]
+                for at, expected in enumerate(whole):
+                    rows = [part[at].reshape(party.n, -1) if part[at].size else None for part in parts]
+                    joined = np.concatenate([row for row in rows if row is not None], axis=1)
+                    assert np.array_equal(joined.reshape(-1), expected), (values, fused, method.extras[at].name)
+
+
+@ALL
+def test_every_task_comes_back(method: Method[Any]) -> None:
+    """`specialise` gets back a model that is alone: nothing in the way changed it."""
+    if method.specialise is None:
+        pytest.skip("makes nothing for single tasks")
+    party = Party(1, method.needs.base)
+    for sample in FEW:
+        models, base = party.pick(sample)
+        assert base is not None
+        sink = Job(steps(method, plain(method)), models, base, double=base.dtype == torch.float64).run()
+        extras = {name: row[0].bool() if row.dtype == torch.uint8 else row[0] for name, row in sink.extras("w").items()}
+        assert near(method.specialise(base, sink.tensor("w"), extras), models[0], sample.size)
+
+
+@ALL
 @pytest.mark.parametrize("held", [0, 1 << 30], ids=["swept", "held"])
 def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
     """Small slices, two threads, held in memory or read again: the bytes are the same."""
     for party in parties(method):
-        for sample in (LONG, WIDE):
+        for sample in suited(method, (LONG, WIDE)):
             models, base = party.pick(sample)
             chain = steps(method, plain(method))
-            whole = Job(chain, models, base).run().tensor("w")
-            cut = Job(chain, models, base, slice_elements=GRAIN, threads=2, resident_bytes=held).run().tensor("w")
-            assert equal_bits(whole, cut)
+            whole = Job(chain, models, base).run()
+            cut = Job(chain, models, base, slice_elements=GRAIN, threads=2, resident_bytes=held).run()
+            assert equal_bits(whole.tensor("w"), cut.tensor("w"))
+            for name, extra in whole.extras("w").items():
+                assert torch.equal(extra, cut.extras("w")[name])

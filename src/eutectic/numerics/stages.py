@@ -68,6 +68,23 @@ Stage = Trim | Drop | Scale | Clip | RowScale | RowTrim
 
 
 @dataclass(frozen=True)
+class Marks:
+    """Which elements of the merged model belong to each model: a bit for each element and model.
+
+    Attributes:
+        where: `agrees`: the model's delta has the sign of the average, which is `unified`. `near`: the merged model is
+            near the model, |base - model| > share[i] * |base + average - model|, with the models as the transforms
+            left them, before the combination's own stages.
+        share: one number per model, for `near`.
+        least: sets the average to 0 where fewer models are marked; what is not finite stays, so that it is seen.
+    """
+
+    where: Literal["agrees", "near"]
+    share: Numbers = ()
+    least: int = 0
+
+
+@dataclass(frozen=True)
 class Combination:
     """`result = anchor * base + scale * average(weight[i] * model[i])`.
 
@@ -78,18 +95,23 @@ class Combination:
         scale: multiplies the average.
         average: `sum`; or, with an elected sign per element, over those that agree with it: `agree_sum`, `agree_count`
             (divided by how many agree), `agree_weight` (divided by the sum of their weights, 1 where that is 0),
-            `agree_max` (the largest magnitude).
+            `agree_max` (the largest magnitude). `unified` is the largest magnitude on the side of the plain sum's sign,
+            minus where that is zero, and takes no weights.
         tie: what an exactly zero vote elects: 0 nobody, +1 or -1 that sign.
         stages: applied to the deltas first, after those of the transforms.
+        marks: bits to be made beside the result, before `scale`: the method's extra of that type, if it has one.
+        numbers: one number per model for each of the method's extras that are not element-wise, in their order.
     """
 
     weight: Numbers
     of: Literal["weights", "deltas"]
     anchor: float = 0.0
     scale: float = 1.0
-    average: Literal["sum", "agree_sum", "agree_count", "agree_weight", "agree_max"] = "sum"
+    average: Literal["sum", "agree_sum", "agree_count", "agree_weight", "agree_max", "unified"] = "sum"
     tie: int = 0
     stages: tuple[Stage, ...] = ()
+    marks: Marks | None = None
+    numbers: tuple[Numbers, ...] = ()
 
 
 Fused = tuple[Stage, ...] | Combination

@@ -41,7 +41,8 @@ def json_schema() -> Schema:
         },
         required=("models", "method"),
     )
-    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | _named(per_model)
+    task = {"task": _TEXT | {"description": "a task of an output that holds parts for several"}, "base": reference}
+    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | task | _named(per_model)
     source = {"model": reference, "blocks": _BLOCKS} | _named(per_model)
     slices = {"sources": _array({"$ref": "#/$defs/source"}), "base_blocks": _BLOCKS}
     rule = {

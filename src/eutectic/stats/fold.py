@@ -42,17 +42,21 @@ class Scope(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a scope: its name, element count, and the elements of a row (the last axis; all of a vector)."""
+    """One tensor of a scope: its name, element count and shape."""
 
     name: str
     numel: int
-    width: int = 1
+    shape: tuple[int, ...]
 
     @classmethod
     def of(cls, name: str, shape: tuple[int, ...]) -> "Part":
         """Returns a tensor of that shape."""
-        numel = math.prod(shape)
-        return cls(name, numel, max(1, shape[-1] if len(shape) > 1 else numel))
+        return cls(name, math.prod(shape), shape)
+
+    @property
+    def width(self) -> int:
+        """Elements of a row: the last axis; all of a vector."""
+        return max(1, self.shape[-1] if len(self.shape) > 1 else self.numel)
 
     @property
     def rows(self) -> int:
@@ -90,12 +94,18 @@ class Seen:
 
     @property
     def tensors(self) -> Tensor:
-        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements)."""
+        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements).
+
+        A statistic that must see whole tensors gets them in their shape: (n + 1 or n, *shape).
+        """
         return self._tensors()
 
     @property
     def deltas(self) -> Tensor:
-        """The models' differences from the base after the transforms so far, flattened: (n, elements)."""
+        """The models' differences from the base after the transforms so far, flattened: (n, elements).
+
+        A statistic that must see whole tensors gets them in their shape: (n, *shape).
+        """
         return self._deltas()
 
 
@@ -130,8 +140,17 @@ class Statistic(Protocol):
         ...
 
     @property
+    def whole(self) -> bool:
+        """Whether it must see whole tensors at once, through torch, rather than slices."""
+        ...
+
+    @property
     def whole_rows(self) -> bool:
         """Whether it must be shown whole rows; then slices start where rows do, and not at grains."""
+        ...
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        """Peak extra memory of `update` on n models of a shape, in elements; asked where it sees whole tensors."""
         ...
 
     def init(self, parts: list[Part], n: int, double: bool) -> Any:

@@ -40,8 +40,15 @@ class OfWeights:
         return ()
 
     @property
+    def whole(self) -> bool:
+        return False
+
+    @property
     def whole_rows(self) -> bool:
         return False
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        return 0.0
 
     def sample(self, state: Any) -> int:
         return 1

@@ -35,7 +35,7 @@ def test_bytes(tmp_path: Path) -> None:
 
 
 def test_tasks(tmp_path: Path) -> None:
-    """A file a task, at offsets known beforehand and part of the job: a bit for each element, a number for each tensor."""
+    """A file a task, at offsets known beforehand and part of the job: a bit an element, a number a tensor."""
     asked = recipe(tmp_path, tensors(), tensors(norm=torch.zeros(4).bfloat16()), tensors(), method="emr")
     found = plan(asked)
     assert [shard.filename for shard in found.tasks.shards] == ["tasks/task-1.safetensors", "tasks/task-2.safetensors"]

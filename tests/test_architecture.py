@@ -31,6 +31,7 @@ RANKS: tuple[set[str], ...] = (
     {"recipe"},
     {"methods"},
     {"stats"},
+    {"tokens"},
     {"adapters", "layout"},
     {"numerics", "checkpoint"},
     {"quantities"},

@@ -16,6 +16,8 @@ _NUMBERED = ("mlp_only_layers", "cross_attention_layers", "full_attn_idxs", "att
 _NOT_BY_BLOCK = re.compile(r"architectures|.*_ids?|.*labels?|.*size|mrope_section|.*tokens?")
 #: Configs nested for a part of the model, by a word in the stack's name.
 _INNER = {"vision": "vision_config", "visual": "vision_config", "audio": "audio_config", "qformer": "qformer_config"}
+#: Keys that hold the number of a token, or several.
+SPECIAL = re.compile(r"\w+_token_(id|ids|index)")
 _ELEMENT_TYPES = ("dtype", "torch_dtype")
 
 
@@ -27,12 +29,17 @@ class ConfigChanges:
         dtype: the element type of the output as torch calls it (`bfloat16`); None keeps what the donor says.
         blocks: by stack prefix (`model.layers`), the donor's block that each output block is like, in order.
         vocab_size: number of embedding rows; None keeps what the donor says.
+        numbers: the new number of each token by its old one; what is not in it has no token in the output. Empty when
+            no number changes.
+        named: numbers of special tokens by key, which win over the donor's.
         dequantised: the output's weights are plain floats though the donor's were not.
     """
 
     dtype: str | None = None
     blocks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     vocab_size: int | None = None
+    numbers: Mapping[int, int] = field(default_factory=dict)
+    named: Mapping[str, Any] = field(default_factory=dict)
     dequantised: bool = False
 
 
@@ -60,7 +67,29 @@ def changed_config(config: Any, changes: ConfigChanges, where: str) -> tuple[dic
         part = next((part for part in _parts(config) if "vocab_size" in part), config)
         part["vocab_size"] = changes.vocab_size
         said.append(f"vocab_size {changes.vocab_size}")
+    said += renumber_tokens(config, changes)
     return config, tuple(said)
+
+
+def renumber_tokens(config: dict[str, Any], changes: ConfigChanges) -> list[str]:
+    """Gives the token numbers of a config their new values, in place, and returns what was changed, in words."""
+    said: list[str] = []
+    if not changes.numbers and not changes.named:
+        return said
+    for part in _parts(config):
+        for key, value in part.items():
+            if not SPECIAL.fullmatch(key) or value is None:
+                continue
+            if key in changes.named:
+                new = changes.named[key]
+            elif isinstance(value, list):
+                new = [changes.numbers[number] for number in value if number in changes.numbers]
+            else:
+                new = changes.numbers.get(value)
+            if new != value:
+                part[key] = new
+                said.append(f"{key} {new}")
+    return said
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -10,6 +10,8 @@ from eutectic.numerics.tensors import Tensor, torch
 
 #: Targets that are compared with all shared tokens at once.
 BATCH = 256
+#: Targets that are pursued at once: each holds k rows of the donor's width.
+PURSUED = 32
 
 
 def interpolate(targets: Tensor, there: Tensor, here: Tensor, *, k: int, weights: str, distance: str) -> Tensor:
@@ -74,37 +76,37 @@ def pursue(targets: Tensor, there: Tensor, here: Tensor, *, k: int) -> Tensor:
     Departs: k is at most the donor's width, and the pursuit stops where a chosen token adds no direction (its part
     orthogonal to the others below 1e-6 of its length); without that, coefficients grow without bound.
     """
-    out = targets.new_zeros((len(targets), here.shape[1]))
-    for row, target in enumerate(targets):
-        chosen, coefficients = _pursue_one(target, there, min(k, *there.shape))
-        if chosen:
-            out[row] = coefficients @ here[chosen]
-    return out
+    k = min(k, *there.shape)
+    parts = [_pursue(part, there, here, k) for part in targets.split(PURSUED)]
+    return torch.cat(parts) if parts else targets.new_zeros((0, here.shape[1]))
 
 
-def _pursue_one(target: Tensor, there: Tensor, k: int) -> tuple[list[int], Tensor]:
-    """Returns the chosen tokens and their coefficients: the chosen are `basis.T @ upper`, as in a QR decomposition."""
-    chosen: list[int] = []
-    basis, upper = there.new_zeros((k, there.shape[1])), there.new_zeros((k, k))
-    left = target.clone()
+def _pursue(targets: Tensor, there: Tensor, here: Tensor, k: int) -> Tensor:
+    """Pursues a few targets at once. A target's chosen tokens are `basis.T @ upper`, as in a QR decomposition."""
+    count, width = targets.shape
+    basis, upper = targets.new_zeros((count, k, width)), targets.new_zeros((count, k, k))
+    chosen = torch.zeros((count, k), dtype=torch.int64)
+    alive = torch.ones(count, dtype=torch.bool)
+    left = targets.clone()
     for step in range(k):
-        gains = (there @ left).abs()
-        gains[chosen] = -1.0
-        best = int(gains.argmax())
-        new = there[best].clone()
+        gains = (left @ there.T).abs().scatter(1, chosen[:, :step], -1.0)
+        chosen[:, step] = gains.argmax(1)
+        atoms = there[chosen[:, step]]
+        new = atoms.clone()
         for _ in range(2):  # twice is enough to be orthogonal to rounding
-            shares = basis[:step] @ new
-            new -= shares @ basis[:step]
-            upper[:step, step] += shares
-        length = float(new.norm())
-        if length <= 1e-6 * float(there[best].norm()):
-            break
-        basis[step], upper[step, step] = new / length, length
-        left = left - (basis[step] @ left) * basis[step]
-        chosen.append(best)
-    count = len(chosen)
-    right = (basis[:count] @ target)[:, None]
-    return chosen, torch.linalg.solve_triangular(upper[:count, :count], right, upper=True)[:, 0]
+            shares = torch.einsum("bsd,bd->bs", basis[:, :step], new)
+            new = new - torch.einsum("bs,bsd->bd", shares, basis[:, :step])
+            upper[:, :step, step] += shares
+        length = new.norm(dim=1)
+        alive &= length > 1e-6 * atoms.norm(dim=1)
+        # One that has stopped gets a direction of zeros, whose coefficient is zero.
+        basis[:, step] = torch.where(alive, 1.0 / length, 0.0)[:, None] * new.nan_to_num()
+        upper[:, :step, step] *= alive[:, None]
+        upper[:, step, step] = torch.where(alive, length, 1.0)
+        left = left - (basis[:, step] * left).sum(1, keepdim=True) * basis[:, step]
+    right = torch.einsum("bkd,bd->bk", basis, targets)
+    coefficients = torch.linalg.solve_triangular(upper, right[..., None], upper=True)
+    return torch.einsum("bk,bkd->bd", coefficients[..., 0], here[chosen])
 
 
 def linear_map(there: Tensor, here: Tensor, kind: str, ridge: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
@@ -112,9 +114,10 @@ def linear_map(there: Tensor, here: Tensor, kind: str, ridge: float = 0.0) -> tu
 
     `least_squares`; `ridge` (with that penalty on the squares of the map); `affine` (both centred first);
     `procrustes` (orthonormal rows or columns: what turns without stretching); `scaled` (the same, centred, times one
-    factor).
+    factor); `landmark` (both centred and reduced to their first principal axes, as many as the narrower has, which are
+    then turned onto each other).
     """
-    centred = kind in ("affine", "scaled")
+    centred = kind in ("affine", "scaled", "landmark")
     origin = there.mean(0) if centred else torch.zeros_like(there[0])
     own = here.mean(0) if centred else torch.zeros_like(here[0])
     x, y = there - origin, here - own
@@ -123,6 +126,11 @@ def linear_map(there: Tensor, here: Tensor, kind: str, ridge: float = 0.0) -> tu
         return torch.linalg.solve(x.T @ x + penalty, x.T @ y), origin, own
     if kind in ("least_squares", "affine"):
         return _least_squares(x, y), origin, own
+    if kind == "landmark":
+        few = min(*x.shape, *y.shape)
+        ours, theirs = (torch.linalg.svd(each, full_matrices=False).Vh[:few] for each in (x, y))
+        left, _, right = torch.linalg.svd((x @ ours.T).T @ (y @ theirs.T))
+        return ours.T @ (left @ right) @ theirs, origin, own
     left, singular, right = torch.linalg.svd(x.T @ y, full_matrices=False)
     scale = float(singular.sum() / (x**2).sum()) if kind == "scaled" else 1.0
     return scale * (left @ right), origin, own

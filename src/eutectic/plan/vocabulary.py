@@ -25,7 +25,7 @@ from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.vocabulary import JOINED, Fill, TokenSource
 from eutectic.tokens.joined import Joined, join
 from eutectic.tokens.predicted import Guide, Predict, Predicted
-from eutectic.tokens.rows import FILLED, MEAN, PREDICTED, Given, Ids, Rows, TokenRows, shown_type
+from eutectic.tokens.rows import FILLED, MEAN, PADDING, PREDICTED, Given, Ids, Rows, TokenRows, shown_type
 from eutectic.tokens.tokenizer import Tokenizer, read_tokenizer, rewritten
 
 
@@ -218,7 +218,7 @@ class _Bridging:
         """The rows of one input that has weights."""
         own = self.ids[id(party)].copy()
         own[forced] = FILLED
-        own[self._unused] = MEAN
+        own[self._unused] = PADDING
         lacking = np.array([token for token in np.flatnonzero(own == FILLED) if token not in self._said], np.int64)
         if self.policy.prefixes:
             lacking = self._prefixes(party, own, lacking)
@@ -233,7 +233,7 @@ class _Bridging:
             for place, each in enumerate(given)
             if (filled[missing, place] >= 0).any()
         ]
-        computed = bool((own == MEAN).any() or (own <= PREDICTED).any() or ((filled[missing] >= 0).sum(1) > 1).any())
+        computed = bool((own < FILLED).any() or ((filled[missing] >= 0).sum(1) > 1).any())
         dtype = shown_type([spec.dtype, *taken], computed)
         return Rows(self._shape(spec, party.axis(spec.name) or 0, dtype), own, given, filled, prediction)
 

@@ -52,7 +52,7 @@ class Fill(Part):
     k: Count | None = None
     weights: Literal["distance", "barycentric", "least_squares"] = "distance"
     distance: Literal["euclidean", "cosine"] = "euclidean"
-    map: Literal["least_squares", "ridge", "affine", "procrustes", "scaled"] = "procrustes"
+    map: Literal["least_squares", "ridge", "affine", "procrustes", "scaled", "landmark"] = "procrustes"
     ridge: Annotated[float, BeforeValidator(read_number), AfterValidator(_positive)] = 0.1
 
     @model_validator(mode="before")
@@ -60,7 +60,7 @@ class Fill(Part):
     def _short(cls, raw: object) -> object:
         if isinstance(raw, str):
             return {"rule": raw}
-        if not isinstance(raw, Mapping) or "rule" in raw:
+        if not isinstance(raw, Mapping) or "rule" in raw or not raw:
             return raw
         if len(raw) != 1:
             raise ValueError(f"expected one rule, as in {{omp: {{k: 64}}}}; found {len(raw)} keys")
@@ -164,7 +164,7 @@ class Vocabulary(Part):
     def _short(cls, raw: object) -> object:
         if isinstance(raw, str):
             return {"rows": raw}
-        if isinstance(raw, Mapping) and "rows" not in raw:
+        if isinstance(raw, Mapping) and raw and "rows" not in raw:
             if raw.get("tokenizer") is not None and raw.get("donor") is not None:
                 raise ValueError("expected tokenizer or donor, one of them, found both")
             if raw.get("tokenizer") is None and raw.get("donor") is None:

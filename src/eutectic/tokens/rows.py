@@ -1,7 +1,7 @@
 """A lazy source whose embeddings have a row for each token of another vocabulary; a method sees ordinary tensors.
 
 Rows that a model has are its own. Each other row is the mean of rows of several inputs (one: a copy; none: zeros), the
-mean of the model's own rows, or predicted. Nothing is held but the tables of numbers, one mean row a tensor, and what
+mean of all rows the model stores, or predicted; padding is the mean of the rows that are shown. Nothing is held but the tables of numbers, one mean row a tensor, and what
 was predicted; everything is read and computed in the slices that are asked for.
 """
 
@@ -23,8 +23,9 @@ from eutectic.checkpoint.views import digest_of
 
 Ids = NDArray[np.int32]
 
-#: What stands in `Rows.own` where a model has no row of a token; `PREDICTED - n` is row n of the predicted ones.
-FILLED, MEAN, PREDICTED = -1, -2, -3
+#: What stands in `Rows.own` where a model has no row: filled by inputs' rows; the mean of all others shown (padding);
+#: the mean of all stored; and `PREDICTED - n`, row n of the predicted ones.
+FILLED, PADDING, MEAN, PREDICTED = -1, -2, -3, -4
 #: Bytes of rows that are read at once when the mean of all rows is taken.
 BLOCK = 1 << 20
 _F64, _F32 = DTYPES["F64"], DTYPES["F32"]
@@ -56,7 +57,7 @@ class Rows:
 
     Attributes:
         spec: what is shown: tokens along axis 0, or along the last axis of a tensor of shape (1, tokens).
-        own: for each token the model's row, or FILLED, MEAN, or PREDICTED - n; shape (tokens,).
+        own: for each token the model's row, or FILLED, PADDING, MEAN, or PREDICTED - n; shape (tokens,).
         given: the tensors that fill rows, of the same width.
         filled: for each token the rows of `given` whose mean is its row, -1 for none; shape (tokens, given).
         prediction: what predicts rows, if anything does.
@@ -86,8 +87,8 @@ class TokenRows:
     def __init__(self, source: Source, tensors: Mapping[str, Rows], closing: Sequence[Source] = ()) -> None:
         self.source, self.tensors, self.closing = source, dict(tensors), tuple(closing)
         self._header = {name: tensors[name].spec if name in tensors else spec for name, spec in source.header.items()}
-        self._means: dict[str, Buffer] = {}
-        self._locks = {name: threading.Lock() for name in tensors}
+        self._means: dict[tuple[str, int], Buffer] = {}
+        self._locks = {(name, what): threading.Lock() for name in tensors for what in (MEAN, PADDING)}
 
     @property
     def name(self) -> str:
@@ -110,10 +111,10 @@ class TokenRows:
             return
         spec = find(self._header, name, self.name)
         first_byte(spec, start, out.size)
-        self._read(name, start, start + elements(spec, out.size), out, means=True)
+        self._read(name, start, start + elements(spec, out.size), out, padding=True)
 
-    def _read(self, name: str, start: int, stop: int, out: Buffer, *, means: bool) -> None:
-        """Reads elements start..stop; without `means`, rows that are means of the model's own stay as they are."""
+    def _read(self, name: str, start: int, stop: int, out: Buffer, *, padding: bool) -> None:
+        """Reads elements start..stop; without `padding`, those rows are left as they are."""
         rows, at = self.tensors[name], start
         width, size = rows.width, rows.spec.dtype.bits // 8
         while at < stop:
@@ -125,7 +126,7 @@ class TokenRows:
                     last += 1
                 end = min(stop, last * width)
                 _copy(self.source, name, own * width + within, out[(at - start) * size : (end - start) * size], rows.spec)
-            elif own != MEAN or means:
+            elif own != PADDING or padding:
                 part = out[(at - start) * size : (end - start) * size]
                 self._make(name, token, within, within + end - at, part)
             at = end
@@ -134,8 +135,8 @@ class TokenRows:
         """Writes elements first..last of a row that the model does not have."""
         rows = self.tensors[name]
         own, size = int(rows.own[token]), rows.spec.dtype.bits // 8
-        if own == MEAN:
-            out[:] = self._mean(name)[first * size : last * size]
+        if own in (MEAN, PADDING):
+            out[:] = self._mean(name, own)[first * size : last * size]
         elif own <= PREDICTED and rows.prediction is not None:
             made = np.ascontiguousarray(rows.prediction.rows()[PREDICTED - own, first:last])
             out[:] = convert(made.view(np.uint8), _F32, rows.spec.dtype)
@@ -154,25 +155,30 @@ class TokenRows:
                     total += wide.view(np.float64)
                 out[:] = convert((total / len(parts)).view(np.uint8), _F64, rows.spec.dtype)
 
-    def _mean(self, name: str) -> Buffer:
-        """Returns the mean of a tensor's rows, those aside that are that mean themselves; computed once, in order."""
-        with self._locks[name]:
-            if name not in self._means:
-                rows = self.tensors[name]
-                counted = np.flatnonzero(rows.own != MEAN)
-                total = np.zeros(rows.width)
-                block = max(1, BLOCK // max(1, rows.width * 8))
-                for start in range(0, len(rows.own), block):
-                    stop = min(len(rows.own), start + block)
-                    kept = rows.own[start:stop] != MEAN
-                    raw = np.zeros((stop - start) * rows.width * rows.spec.dtype.bits // 8, np.uint8)
-                    self._read(name, start * rows.width, stop * rows.width, raw, means=False)
-                    wide = convert(raw, rows.spec.dtype, _F64).view(np.float64).reshape(stop - start, rows.width)
+    def _mean(self, name: str, what: int) -> Buffer:
+        """Returns the mean of the stored rows (MEAN), or of those shown that are no padding; computed once."""
+        with self._locks[name, what]:
+            if (name, what) not in self._means:
+                rows, stored = self.tensors[name], self.source.header[name]
+                if what == MEAN:
+                    counted, dtype = np.ones(stored.numel // max(1, rows.width), np.bool_), stored.dtype
+                else:
+                    counted, dtype = rows.own != PADDING, rows.spec.dtype
+                total, block = np.zeros(rows.width), max(1, BLOCK // max(1, rows.width * 8))
+                for start in range(0, len(counted), block):
+                    kept = counted[start : start + block]
+                    raw = np.zeros(len(kept) * rows.width * dtype.bits // 8, np.uint8)
+                    first = start * rows.width
+                    if what == MEAN:
+                        self.source.read_into(name, first, raw)
+                    else:
+                        self._read(name, first, first + len(kept) * rows.width, raw, padding=False)
+                    wide = convert(raw, dtype, _F64).view(np.float64).reshape(len(kept), rows.width)
                     for row in wide[kept]:  # one after the other: the same sum whatever the block
                         total += row
-                mean = total / max(1, len(counted))
-                self._means[name] = convert(mean.view(np.uint8), _F64, rows.spec.dtype)
-            return self._means[name]
+                mean = total / max(1, int(counted.sum()))
+                self._means[name, what] = convert(mean.view(np.uint8), _F64, rows.spec.dtype)
+            return self._means[name, what]
 
     def will_need(self, name: str, start: int, stop: int) -> None:
         """Tells the operating system about rows that follow each other in the file too; others are left to chance."""
@@ -193,7 +199,9 @@ class TokenRows:
 
     def _costs(self, rows: Rows, name: str) -> Iterator[float]:
         """Yields what each input's rows cost, by its cost of a row."""
-        counts = [(self.source, name, int((rows.own >= 0).sum()) * (2 if (rows.own == MEAN).any() else 1))]
+        own = int((rows.own >= 0).sum()) * (2 if (rows.own == PADDING).any() else 1)
+        stored = self.source.header[name].numel // max(1, rows.width) if (rows.own == MEAN).any() else 0
+        counts = [(self.source, name, own + stored)]
         missing = rows.own == FILLED
         for place, given in enumerate(rows.given):
             counts.append((given.source, given.name, int((rows.filled[missing, place] >= 0).sum())))

@@ -42,8 +42,7 @@ def test_cosines() -> None:
 
 
 def test_least_squares_and_barycentric() -> None:
-    """(3, 1) = 3 (1, 0) + 1/2 (0, 2). With weights that sum to one, a and 1 - a: (a - 3)^2 + (2 - 2a - 1)^2 is least at
-    a = 1 (derivative 2(a - 3) - 4(1 - 2a) = 10a - 10)."""
+    """(3, 1) = 3 (1, 0) + 1/2 (0, 2); with weights a and 1 - a, (a - 3)^2 + (2 - 2a - 1)^2 is least at a = 1."""
     shared, own = THERE[:2], HERE[:2]
     free = interpolate(rows([3.0, 1.0]), shared, own, k=2, weights="least_squares", distance="euclidean")
     assert torch.allclose(free, rows([3.0, 0.5, 0.0]))
@@ -60,7 +59,7 @@ def test_pursuit() -> None:
 
 
 def test_pursuit_stops_where_nothing_is_new() -> None:
-    """k beyond the donor's width, or tokens that are multiples of each other, do not blow coefficients up."""
+    """K beyond the donor's width, or tokens that are multiples of each other, do not blow coefficients up."""
     found = pursue(rows([3.0, 1.0]), THERE, HERE, k=64)
     assert torch.allclose(found, rows([0.0, -1.0, 0.75]))
     line = rows([1.0, 1.0], [2.0, 2.0], [3.0, 3.0])
@@ -91,7 +90,7 @@ def test_maps_find_a_turn(kind: str) -> None:
 
 
 def test_affine_moves_and_procrustes_only_turns() -> None:
-    """y = 2x + 1: affine finds it, scaled too (a turn by zero, times two), procrustes keeps lengths."""
+    """Y = 2x + 1: affine finds it, scaled too (a turn by zero, times two), procrustes keeps lengths."""
     there = rows([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])
     here = 2 * there + 1
     for kind in ("affine", "scaled"):

@@ -84,7 +84,7 @@ def test_short_forms() -> None:
 )
 def test_mistakes(written: Any, said: str) -> None:
     """Each is reported with what was expected, and the nearest name."""
-    with pytest.raises(RecipeError, match=".*") as refused:
+    with pytest.raises(RecipeError) as refused:
         read(written)
     assert said in str(refused.value)
 

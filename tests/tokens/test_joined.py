@@ -9,7 +9,7 @@ EVERYTHING = 100
 
 
 def tokenizer(tokens: str, added: str = "", roles: str = "") -> Tokenizer:
-    """One whose tokens are letters, numbered as written; `roles` names the first as bos_token, the second as eos_token."""
+    """One whose tokens are letters, numbered as written; `roles` are its bos_token and eos_token."""
     parsed = {"model": {"type": "WordLevel"}, "added_tokens": [{"content": token, "special": True} for token in added]}
     config = dict(zip(("bos_token", "eos_token"), roles, strict=False))
     ids = {token: number for number, token in enumerate(tokens) if token != "_"}

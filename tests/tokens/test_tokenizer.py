@@ -137,7 +137,7 @@ def test_refusals(tmp_path: Path) -> None:
     (tmp_path / "old" / "vocab.json").write_text('{"a": 0}')
     old = read_tokenizer(tmp_path / "old", "old")
     assert old.tokens == {"a": 0}
-    with pytest.raises(CheckpointError, match="old: expected tokenizer.json"):
+    with pytest.raises(CheckpointError, match=r"old: expected tokenizer\.json"):
         rewritten(old, ["a", "b"])
     t5 = saved(tmp_path / "t5", unigram(ENGLISH))
     with pytest.raises(CheckpointError, match="without gaps"):

@@ -98,9 +98,7 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
     donor = None
     try:
         donor = open_donor(recipe, offline=offline)
-        built = build(
-            recipe, base, models, donor=donor, version=VERSION, memory=room, threads=threads, device=device
-        )
+        built = build(recipe, base, models, donor=donor, version=VERSION, memory=room, threads=threads, device=device)
         if short:
             raise short.pop()
     except BaseException as error:

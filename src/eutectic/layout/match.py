@@ -190,8 +190,9 @@ def _shapes(name: str, present: Sequence[tuple[Party, TensorSpec]]) -> dict[Kind
     axis = axes.pop() if len(axes) == 1 else None
     if axis is not None and len({_without(spec.shape, axis) for _, spec in present}) == 1:
         return {
-            Kind.VOCABULARY: f"{name}: the models have different numbers of tokens: {listed}; `vocabulary: truncate` "
-            "keeps the common rows, `vocabulary: base` takes the base's beyond each model's own"
+            Kind.VOCABULARY: f"{name}: the models have different numbers of tokens: {listed}; "
+            "`vocabulary: {tokenizer: union}` matches them by token, `vocabulary: truncate` keeps the common rows, "
+            "`vocabulary: base` takes the base's beyond each model's own"
         }
     return {Kind.SHAPE: f"{name}: shapes differ: {listed}; merge models of one architecture and size"}
 

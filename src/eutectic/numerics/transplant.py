@@ -64,7 +64,8 @@ def _coefficients(target: Tensor, near: Tensor, apart: Tensor, weights: str, dis
 
 def _least_squares(matrix: Tensor, right: Tensor) -> Tensor:
     """Returns the shortest least-squares solution, also where the matrix lacks rank."""
-    return torch.linalg.lstsq(matrix, right, driver="gelsd").solution
+    solution: Tensor = torch.linalg.lstsq(matrix, right, driver="gelsd").solution
+    return solution
 
 
 def pursue(targets: Tensor, there: Tensor, here: Tensor, *, k: int) -> Tensor:
@@ -77,7 +78,7 @@ def pursue(targets: Tensor, there: Tensor, here: Tensor, *, k: int) -> Tensor:
     orthogonal to the others below 1e-6 of its length); without that, coefficients grow without bound.
     """
     k = min(k, *there.shape)
-    parts = [_pursue(part, there, here, k) for part in targets.split(PURSUED)]
+    parts = [_pursue(targets[at : at + PURSUED], there, here, k) for at in range(0, len(targets), PURSUED)]
     return torch.cat(parts) if parts else targets.new_zeros((0, here.shape[1]))
 
 

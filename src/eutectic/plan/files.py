@@ -102,9 +102,7 @@ def _with_template(template: str, owner: Checkpoint, made: Mapping[str, bytes]) 
     return files
 
 
-def _changes(
-    recipe: Recipe, report: Report, decider: Decider, fates: Fates, bridged: Bridge | None
-) -> ConfigChanges:
+def _changes(recipe: Recipe, report: Report, decider: Decider, fates: Fates, bridged: Bridge | None) -> ConfigChanges:
     """What config.json must say differently from the donor's."""
     blocks: Mapping[str, Sequence[int]] = {}
     if decider.stack is not None:
@@ -115,7 +113,9 @@ def _changes(
     dtype = None if recipe.output.dtype == "as-base" else recipe.output.dtype
     if bridged is not None:
         moved = any(old != new for old, new in bridged.numbers.items())
-        return ConfigChanges(dtype, blocks, bridged.rows, bridged.numbers if moved or bridged.named else {}, bridged.named)
+        return ConfigChanges(
+            dtype, blocks, bridged.rows, bridged.numbers if moved or bridged.named else {}, bridged.named
+        )
     rows = None
     if recipe.vocabulary.rows != "error":
         axes = report.layout.vocabulary

@@ -140,13 +140,10 @@ class _Bridging:
             extra = closing if place == 0 else ()
             source = TokenRows(each.source, tables.get(id(each), {}), extra)
             shown.append(replace(each, source=source, hub=(*each.hub, *(hub if place == 0 else ()))))
-        owner = next(
-            party for party in [*self.parties, self.donor] if party and party.tokenizer is self.joined.owner
-        )
+        owner = next(party for party in [*self.parties, self.donor] if party and party.tokenizer is self.joined.owner)
         files = {} if self.joined.unchanged else rewritten(owner.tokenizer, self.joined.tokens, self.joined.sources)
         self._describe(owner)
-        ids = {token: number for number, token in enumerate(self.joined.tokens) if token is not None}
-        first = self.parties[0]
+        ids, first = self._places, self.parties[0]
         return Bridge(
             shown[0] if self.base else None,
             tuple(shown[1:] if self.base else shown),
@@ -219,7 +216,7 @@ class _Bridging:
         own = self.ids[id(party)].copy()
         own[forced] = FILLED
         own[self._unused] = PADDING
-        lacking = np.array([token for token in np.flatnonzero(own == FILLED) if token not in self._said], np.int64)
+        lacking = np.setdiff1d(np.flatnonzero(own == FILLED), self._said).astype(np.int32)
         if self.policy.prefixes:
             lacking = self._prefixes(party, own, lacking)
         prediction = None
@@ -257,10 +254,14 @@ class _Bridging:
     # ---- rows that a model lacks ------------------------------------------------------------------------------------
 
     @cached_property
-    def _said(self) -> frozenset[int]:
+    def _said(self) -> Ids:
         """Numbers of the tokens whose rows the recipe says."""
-        places = {token: number for number, token in enumerate(self.joined.tokens) if token is not None}
-        return frozenset(places[token] for token in self.policy.tokens)
+        return np.array([self._places[token] for token in self.policy.tokens], np.int32)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """The output's numbers by token."""
+        return {token: number for number, token in enumerate(self.joined.tokens) if token is not None}
 
     def _filled(self, held: Sequence[tuple[_Party, TensorSpec]]) -> tuple[Ids, Ids]:
         """Returns which rows of whom fill each token's row, shape (tokens, holders), and the tokens that are forced."""
@@ -269,16 +270,16 @@ class _Bridging:
             for place, (party, _) in enumerate(held):
                 filled[:, place] = self.ids[id(party)]
             if self.base is not None and held[0][0].checkpoint is self.base:
-                filled[np.ix_(filled[:, 0] >= 0, range(1, len(held)))] = -1
+                filled[filled[:, 0] >= 0, 1:] = -1
         forced = []
-        places = {token: number for number, token in enumerate(self.joined.tokens) if token is not None}
         for token, source in self.policy.tokens.items():
-            filled[places[token]] = -1
+            number = self._places[token]
+            filled[number] = -1
             if source.model is not None:
                 place, row = self._named(token, source, held)
-                filled[places[token], place] = row
+                filled[number, place] = row
             if source.force:
-                forced.append(places[token])
+                forced.append(number)
         return filled, np.array(forced, np.int32)
 
     def _named(self, token: str, source: TokenSource, held: Sequence[tuple[_Party, TensorSpec]]) -> tuple[int, int]:
@@ -291,7 +292,9 @@ class _Bridging:
         wanted = source.token or token
         row = source.id if source.id is not None else party.tokenizer.tokens.get(wanted)
         if row is None:
-            alike = (each for each in party.tokenizer.tokens if abs(len(each) - len(wanted)) < 3 and each[0] == wanted[0])
+            alike = (
+                each for each in party.tokenizer.tokens if abs(len(each) - len(wanted)) < 3 and each[0] == wanted[0]
+            )
             hint = nearest(wanted, alike)
             raise RecipeError(f"{key}: {source.model} has no token {wanted!r}{hint}")
         if row >= party.rows:
@@ -311,7 +314,7 @@ class _Bridging:
                 own[number] = row
             else:
                 left.append(number)
-        return np.array(left, np.int64)
+        return np.array(left, np.int32)
 
     def _predict(self, party: _Party, spec: TensorSpec, own: Ids, lacking: Ids) -> Predicted | None:
         """Writes the numbers of predicted rows into `own`: each from the first donor that has the token."""
@@ -330,7 +333,7 @@ class _Bridging:
             guides.append(Guide(given, theirs[shared], self.ids[id(party)][shared], theirs[able]))
             own[able] = PREDICTED - np.arange(count, count + len(able), dtype=np.int32)
             count += len(able)
-            lacking = np.setdiff1d(lacking, able)
+            lacking = np.setdiff1d(lacking, able).astype(np.int32)
         if not guides:
             return None
         predicted = Predicted(

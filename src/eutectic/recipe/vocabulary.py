@@ -65,7 +65,7 @@ class Fill(Part):
         if len(raw) != 1:
             raise ValueError(f"expected one rule, as in {{omp: {{k: 64}}}}; found {len(raw)} keys")
         name, options = next(iter(raw.items()))
-        own = _OPTIONS.get(str(name), ())
+        own = OPTIONS.get(str(name), ())
         wrong = next((str(key) for key in options or () if key not in own), None)
         if wrong is not None:
             listed = ", ".join(own) or "none"
@@ -83,7 +83,8 @@ class Fill(Part):
         return {self.rule: options} if options else self.rule
 
 
-_OPTIONS: dict[str, tuple[str, ...]] = {
+#: The options of each rule that has some.
+OPTIONS: dict[str, tuple[str, ...]] = {
     "nearest": ("distance",),
     "interpolate": ("k", "weights", "distance"),
     "omp": ("k",),

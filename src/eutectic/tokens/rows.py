@@ -1,8 +1,9 @@
 """A lazy source whose embeddings have a row for each token of another vocabulary; a method sees ordinary tensors.
 
 Rows that a model has are its own. Each other row is the mean of rows of several inputs (one: a copy; none: zeros), the
-mean of all rows the model stores, or predicted; padding is the mean of the rows that are shown. Nothing is held but the tables of numbers, one mean row a tensor, and what
-was predicted; everything is read and computed in the slices that are asked for.
+mean of all rows the model stores, or predicted; padding is the mean of the rows that are shown. Nothing is held but
+the tables of numbers, one mean row a tensor, and what was predicted; everything is read and computed in the slices
+that are asked for.
 """
 
 import hashlib
@@ -125,7 +126,9 @@ class TokenRows:
                 while last * width < stop and rows.own[last] == own + last - token:  # read at once what is in one piece
                     last += 1
                 end = min(stop, last * width)
-                _copy(self.source, name, own * width + within, out[(at - start) * size : (end - start) * size], rows.spec)
+                _copy(
+                    self.source, name, own * width + within, out[(at - start) * size : (end - start) * size], rows.spec
+                )
             elif own != PADDING or padding:
                 part = out[(at - start) * size : (end - start) * size]
                 self._make(name, token, within, within + end - at, part)

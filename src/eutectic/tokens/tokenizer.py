@@ -126,9 +126,7 @@ def read_tokenizer(folder: Path | None, name: str) -> Tokenizer:
     return Tokenizer(name, folder, tokens, parsed, _json(folder / "tokenizer_config.json") or {})
 
 
-def rewritten(
-    owner: Tokenizer, vocabulary: Sequence[str | None], others: Sequence[Tokenizer] = ()
-) -> dict[str, bytes]:
+def rewritten(owner: Tokenizer, vocabulary: Sequence[str | None], others: Sequence[Tokenizer] = ()) -> dict[str, bytes]:
     """Returns the files of a tokenizer with another vocabulary.
 
     Pieces keep what makes them: the owner's merges come first, then those of `others` whose parts and result are in the

@@ -119,7 +119,7 @@ def test_intersection(folder: Path, tmp_path: Path) -> None:
 
 
 def test_one_models_tokenizer(folder: Path, tmp_path: Path) -> None:
-    """b's tokens with a's config: the special ids are b's, and its files are copied as they are."""
+    """The tokens of b with a's config: the special ids are b's, and its files are copied as they are."""
     out = merged(folder, tmp_path / "out", {"tokenizer": str(folder / "b")}, "a", "b")
     assert (out / "tokenizer.json").read_bytes() == (folder / "b" / "tokenizer.json").read_bytes()
     assert read_json(out / "config.json")["bos_token_id"] == 0
@@ -203,7 +203,7 @@ def test_methods_see_ordinary_models(folder: Path, tmp_path: Path, key: str) -> 
     policy = {"tokenizer": "union", "pad_to_multiple_of": 8}
     base = {"base": str(folder / "a")} if key != "slerp" else {}
     models = ["a", "b"] if key == "slerp" else names
-    out = merged(folder, tmp_path / "out", policy, *models, method=METHODS[key], seed=3, **base)
+    merged(folder, tmp_path / "out", policy, *models, method=METHODS[key], seed=3, **base)
     paths = {name: open_checkpoint(str(folder / name)) for name in ("a", *names)}
     recipe = read_recipe({"models": [str(folder / name) for name in models], "method": "linear", **base})
     recipe = read_recipe(recipe.to_dict() | {"vocabulary": policy})
@@ -259,7 +259,7 @@ def test_rows_without_tokens(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("first", "second"), [("bert", "a"), ("t5", "a"), ("a", "bert"), ("a", "t5"), ("t5", "bert")])
 def test_tokenizers_of_different_kinds(folder: Path, tmp_path: Path, first: str, second: str) -> None:
-    """Pieces of BPE, WordPiece and Unigram are matched where they mean the same; what the first knew is split as it was."""
+    """Pieces are matched where they mean the same; what the first tokenizer knew is split as it was."""
     policy = {"tokenizer": "union", "match": "normalised"}
     out = merged(folder, tmp_path / "out", policy, first, second)
     ours, got = AutoTokenizer.from_pretrained(folder / first), AutoTokenizer.from_pretrained(out)

@@ -12,6 +12,8 @@ _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 _SIDES = {"encoder": ("encoder_layers", "num_layers"), "decoder": ("decoder_layers", "num_decoder_layers")}
 #: Lists of block numbers, unlike `layer_types`, which has an entry for each block.
 _NUMBERED = ("mlp_only_layers", "cross_attention_layers", "full_attn_idxs", "attn_layer_indices", "moe_layers")
+#: What says the kind of each block, in the configs that say their number by nothing else.
+_KINDS = ("layers_block_type", "layer_types")
 #: Lists with an entry for something else, which may happen to be as many as the blocks.
 _NOT_BY_BLOCK = re.compile(r"architectures|.*_ids?|.*labels?|.*size|mrope_section|.*tokens?")
 #: Configs nested for a part of the model, by a word in the stack's name.
@@ -112,13 +114,15 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 
 def _set_blocks(config: dict[str, Any], stack: str, order: Sequence[int], where: str) -> str:
     part, key = _count_key(config, stack, where)
-    before = part[key]
+    listed = isinstance(part[key], list)
+    before = len(part[key]) if listed else part[key]
     # Prediction layers (DeepSeek's MTP) stand behind the hidden ones and are counted apart.
     extra = part.get("num_nextn_predict_layers")
     hidden = [source for source in order if source < before or not extra]
     if list(order[: len(hidden)]) != hidden:
         raise MismatchError(f"{where}: expected prediction layers behind all others, found {list(order)}")
-    part[key] = len(hidden)
+    if not listed:
+        part[key] = len(hidden)
     if key == "encoder_layers" and part.get("num_hidden_layers") == before:
         part["num_hidden_layers"] = len(hidden)
     if isinstance(extra, int):
@@ -160,6 +164,9 @@ def _count_key(config: dict[str, Any], stack: str, where: str) -> tuple[dict[str
     for key in [*sides, *plain]:
         if isinstance(part.get(key), int):
             return part, key
+    kinds = next((key for key in _KINDS if isinstance(part.get(key), list)), None)
+    if kinds is not None:
+        return part, kinds
     raise MismatchError(
         f"{where}: expected a number of blocks for {stack}, found none of {', '.join([*sides, *plain])}"
     )

@@ -66,6 +66,7 @@ class Report:
         layout: of the reference: the base, else the first model.
         matches: every name of the reference in its order, then the names only others have.
         findings: sentences on the models as a whole: quantisation, prefixes, expert counts, tokenizers.
+        causes: those of them that explain why single tensors do not fit; a refusal says them first.
     """
 
     models: tuple[str, ...]
@@ -73,6 +74,7 @@ class Report:
     layout: Layout
     matches: Mapping[str, Match]
     findings: tuple[str, ...]
+    causes: tuple[str, ...] = ()
 
     def of(self, kind: Kind) -> tuple[Match, ...]:
         """Returns the matches of a kind, in order."""
@@ -103,7 +105,8 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Rep
         parties.append(Party(checkpoint, header))
         findings += [sentence] if sentence else []
     findings += [s for checkpoint in everyone if (s := _quantised(checkpoint.reference, checkpoint.config))]
-    findings += _experts(parties) + _ties(parties)
+    experts = _experts(parties)
+    findings += experts + _ties(parties)
     names = dict.fromkeys(name for party in parties for name in party.header)
     matches = {name: _match(name, parties, base is not None) for name in names}
     if any(Kind.VOCABULARY in match.said for match in matches.values()):
@@ -116,6 +119,7 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Rep
         parties[0].layout,
         matches,
         tuple(findings),
+        tuple(experts),
     )
 
 
@@ -226,8 +230,9 @@ def _quantised(name: str, config: Mapping[str, Any]) -> str | None:
 
 
 def _experts(parties: Iterable[Party]) -> list[str]:
-    """Says when the models have different numbers of experts, kept one by one or stacked."""
+    """Says when the models have different numbers of experts, or keep them one by one in one and stacked in another."""
     counts: dict[str, int] = {}
+    apart: dict[bool, str] = {}
     for party in parties:
         found = ((re.search(r"\.experts?\.(\d+\.)?", name), spec.shape) for name, spec in party.header.items())
         inside = [(place[1], shape) for place, shape in found if place]
@@ -235,10 +240,19 @@ def _experts(parties: Iterable[Party]) -> list[str]:
         stacked = [shape[0] for number, shape in inside if not number and len(shape) == 3]
         if (numbers or stacked) and not party.checkpoint.deltas:
             counts[party.name] = max([*numbers, *stacked])
-    if len(set(counts.values())) < 2:
-        return []
-    listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
-    return [f"the models have different numbers of experts: {listed}; their experts and routers cannot be merged"]
+            apart.setdefault(bool(numbers), party.name)
+    said = []
+    if len(apart) > 1:
+        said.append(
+            f"{apart[False]} keeps its experts stacked in one tensor, {apart[True]} apart one by one; "
+            "save one as the other is"
+        )
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        said.append(
+            f"the models have different numbers of experts: {listed}; their experts and routers cannot be merged"
+        )
+    return said
 
 
 def _ties(parties: Sequence[Party]) -> list[str]:

@@ -220,7 +220,8 @@ def _mlp(parts: Parts) -> Role | None:
         return None
     if any(word in _SHARED for word in parts.context):
         return Role[f"SHARED_{name}"]
-    if any(word in ("experts", "expert") for word in parts.context):
+    stacked = leaf in ("input_linear", "output_linear") and "block_sparse_moe" in parts.context
+    if stacked or any(word in ("experts", "expert") for word in parts.context):
         return Role[f"EXPERT_{name}"]
     return Role[name]
 

@@ -76,6 +76,7 @@ class Decider:
             self._one(output)
         problems = list(dict.fromkeys(self.fates.problems))
         if problems:
+            problems = [*self.report.causes, *problems]
             shown = "\n  ".join(problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
             raise MismatchError(f"the models do not fit together:\n  {shown}{more}")

@@ -4,6 +4,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +14,7 @@ from eutectic.checkpoint.open import open_checkpoint
 from eutectic.errors import CheckpointError, MismatchError, OverBudget, RecipeError
 from eutectic.plan.vocabulary import bridge
 from eutectic.recipe.parse import read_recipe
+from tests.make.adapters import factors, write_adapter
 from tests.make.checkpoints import read, write_file
 from tests.make.vocabularies import ENGLISH, HIDDEN, SEA, byte_level, read_json, unigram, word_piece, write_llama
 
@@ -335,3 +337,50 @@ def test_models_without_a_tokenizer(folder: Path, tmp_path: Path) -> None:
     path = write_file(tmp_path / "bare.safetensors", load_file(folder / "a" / "model.safetensors"))
     with pytest.raises(CheckpointError, match=r"bare\.safetensors: expected a tokenizer\.json"):
         merged(folder, tmp_path / "out", {"tokenizer": "union"}, "a", str(path))
+
+
+# Adapters
+
+
+def test_adapters_are_numbered_as_their_base(folder: Path, tmp_path: Path) -> None:
+    """A LoRA of the base's embedding changes the rows of the base's tokens, wherever they now stand."""
+    rows = len(load_file(folder / "a" / "model.safetensors")[EMBEDDING])
+    module = "model.embed_tokens"
+    tensors = {
+        f"base_model.model.{module}.lora_embedding_A": np.ones((2, rows), np.float32),
+        f"base_model.model.{module}.lora_embedding_B": np.ones((HIDDEN, 2), np.float32),
+    }
+    tensors |= factors("model.layers.0.self_attn.q_proj", HIDDEN, HIDDEN)
+    adapter = write_adapter(tmp_path / "lora", tensors)
+    models = ["b", str(adapter)]
+    more = {"base": str(folder / "a"), "method": "task_arithmetic"}
+    out = merged(folder, tmp_path / "out", {"tokenizer": str(folder / "b")}, *models, **more)
+    without = merged(folder, tmp_path / "without", {"tokenizer": str(folder / "b")}, "b", **more)
+    ours, got, plain = (rows_of(each) for each in (folder / "a", out, without))
+    for token, row in got.items():
+        # A and B of ones at rank 2 and scale 2 add 2 * 2 to every element.
+        assert torch.allclose(row, plain[token] + (4 if token in ours else 0), atol=1e-5)
+    runs(out)
+
+
+def test_adapters_with_rows_of_their_own(folder: Path, tmp_path: Path) -> None:
+    """An embedding that an adapter resized, and rows it trained one by one, are refused with what to do."""
+    grown = torch.zeros(400, HIDDEN)
+    resized = write_adapter(
+        tmp_path / "resized", {"base_model.model.model.embed_tokens.weight": grown}, modules_to_save=["embed_tokens"]
+    )
+    with pytest.raises(MismatchError, match="take the base this adapter was trained on, its embeddings resized"):
+        merged(folder, tmp_path / "out", {"tokenizer": "union"}, "b", str(resized), base=str(folder / "a"))
+    tensors = factors("model.layers.0.self_attn.q_proj", HIDDEN, HIDDEN)
+    trained = write_adapter(tmp_path / "trained", tensors, trainable_token_indices=[1, 2])
+    with pytest.raises(CheckpointError, match="replaces single rows of an embedding"):
+        merged(folder, tmp_path / "out", {"tokenizer": "union"}, "b", str(trained), base=str(folder / "a"))
+
+
+def test_a_model_with_an_adapter_has_the_models_tokens(folder: Path, tmp_path: Path) -> None:
+    """Written `a+lora`, it is a model like others."""
+    adapter = write_adapter(tmp_path / "lora", factors("model.layers.0.self_attn.q_proj", HIDDEN, HIDDEN))
+    out = merged(folder, tmp_path / "out", {"tokenizer": "union"}, f"{folder / 'a'}+{adapter}", "b")
+    plain = merged(folder, tmp_path / "plain", {"tokenizer": "union"}, "a", "b")
+    got, want = rows_of(out), rows_of(plain)
+    assert all(torch.equal(got[token], row) for token, row in want.items())

@@ -91,10 +91,11 @@ class Report:
         return tuple(lines)
 
 
-def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Report:
+def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None, *, tokens: bool = True) -> Report:
     """Compares the headers of n models, and of their base if there is one.
 
-    A source of deltas lacks what it does not change, which is no finding.
+    A source of deltas lacks what it does not change, which is no finding. `tokens`: where numbers of rows differ, the
+    tokenizers are read to say which tokens do.
     """
     everyone = [*([base] if base else []), *models]
     reference = everyone[0]
@@ -109,10 +110,10 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Rep
     findings += experts + _ties(parties)
     names = dict.fromkeys(name for party in parties for name in party.header)
     matches = {name: _match(name, parties, base is not None) for name in names}
-    if any(Kind.VOCABULARY in match.said for match in matches.values()):
+    if tokens and any(Kind.VOCABULARY in match.said for match in matches.values()):
         folders = [party.checkpoint.folder for party in parties]
-        tokens = [read_tokens(folder) if folder else None for folder in folders]
-        findings += token_sentences([party.name for party in parties], tokens)
+        known = [read_tokens(folder) if folder else None for folder in folders]
+        findings += token_sentences([party.name for party in parties], known)
     return Report(
         tuple(model.reference for model in models),
         base.reference if base else None,

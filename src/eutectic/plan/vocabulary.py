@@ -112,7 +112,7 @@ class _Bridging:
             (each, (name, str(entry.model)))
             for each, name, entry in zip(models, recipe.names, recipe.models, strict=True)
         ]
-        self.report = compare(models, base)
+        self.report = compare(models, base, tokens=False)
         # An adapter's differences are numbered as its base is, whatever files lie beside them.
         whole = [(each, names) for each, names in called if not each.deltas]
         self.parties = [_party(each, names) for each, names in whole]

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from eutectic.errors import CheckpointError
-from eutectic.layout.vocabulary import read_tokens
+from eutectic.layout.vocabulary import parsed_tokens, read_json, read_tokens
 
 #: Named tokens of tokenizer_config.json, in the order in which one that has several names is known.
 ROLES = ("bos_token", "eos_token", "unk_token", "pad_token", "cls_token", "sep_token", "mask_token")
@@ -113,7 +113,8 @@ def read_tokenizer(folder: Path | None, name: str) -> Tokenizer:
     Raises:
         CheckpointError: when there is none, only one that is not read (sentencepiece), or a file is broken.
     """
-    tokens = read_tokens(folder) if folder is not None else None
+    parsed = read_json(folder / "tokenizer.json") if folder and (folder / "tokenizer.json").is_file() else None
+    tokens = parsed_tokens(parsed) if parsed is not None else read_tokens(folder) if folder is not None else None
     if folder is None or tokens is None:
         spm = sorted(path.name for path in folder.glob("*.model")) if folder is not None else []
         if spm:
@@ -122,8 +123,8 @@ def read_tokenizer(folder: Path | None, name: str) -> Tokenizer:
                 "`transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
             )
         raise CheckpointError(f"{name}: expected a tokenizer.json beside its weights, found none; add its tokenizer")
-    parsed = _json(folder / "tokenizer.json")
-    return Tokenizer(name, folder, tokens, parsed, _json(folder / "tokenizer_config.json") or {})
+    path = folder / "tokenizer_config.json"
+    return Tokenizer(name, folder, tokens, parsed, read_json(path) if path.is_file() else {})
 
 
 def rewritten(owner: Tokenizer, vocabulary: Sequence[str | None], others: Sequence[Tokenizer] = ()) -> dict[str, bytes]:
@@ -147,10 +148,11 @@ def rewritten(owner: Tokenizer, vocabulary: Sequence[str | None], others: Sequen
             "form; write it once with `transformers.AutoTokenizer.from_pretrained(folder).save_pretrained(folder)`"
         )
     ids = {token: number for number, token in enumerate(vocabulary) if token is not None}
-    parsed: dict[str, Any] = deepcopy(dict(owner.parsed))
     added = _added(owner, others, ids)
+    bulky = {"model", "added_tokens"}  # hundreds of thousands of entries, which are replaced anyway
+    parsed: dict[str, Any] = {key: each if key in bulky else deepcopy(each) for key, each in owner.parsed.items()}
     parsed["added_tokens"] = added
-    model = parsed["model"]
+    model = parsed["model"] = dict(owner.parsed["model"])
     if owner.kind == "Unigram":
         model["vocab"], model["unk_id"] = _scored(owner, others, vocabulary, ids)
     else:
@@ -170,7 +172,8 @@ def rewritten(owner: Tokenizer, vocabulary: Sequence[str | None], others: Sequen
                 str(entry["id"]): {key: value for key, value in entry.items() if key != "id"} for entry in added
             }
         files["tokenizer_config.json"] = config
-    return {name: (json.dumps(each, indent=2, ensure_ascii=False) + "\n").encode() for name, each in files.items()}
+    # Without line breaks, which would make writing a large vocabulary take seconds.
+    return {name: (json.dumps(each, ensure_ascii=False) + "\n").encode() for name, each in files.items()}
 
 
 def _added(owner: Tokenizer, others: Sequence[Tokenizer], ids: Mapping[str, int]) -> list[dict[str, Any]]:
@@ -267,13 +270,3 @@ def _from_bytes(token: str) -> str | None:
         return bytes(_BYTES[character] for character in token).decode()
     except UnicodeDecodeError:
         return None
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    if not path.is_file():
-        return None
-    try:
-        parsed = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: expected JSON, found {error}; replace it") from error
-    return parsed if isinstance(parsed, dict) else None

@@ -314,6 +314,8 @@ def test_without_the_policy(folder: Path) -> None:
     with pytest.raises(MismatchError, match="different numbers of tokens") as refused:
         eutectic.plan(recipe, memory="1 GiB")
     assert "vocabulary: {tokenizer: union}" in str(refused.value)
+    assert "the tokenizers differ" in str(refused.value)
+    assert "'<bos>', '<eos>', '<tool>'" in str(refused.value)
 
 
 @pytest.mark.parametrize(

@@ -66,7 +66,8 @@ class Report:
         layout: of the reference: the base, else the first model.
         matches: every name of the reference in its order, then the names only others have.
         findings: sentences on the models as a whole: quantisation, prefixes, expert counts, tokenizers.
-        causes: those of them that explain why single tensors do not fit; a refusal says them first.
+        causes: those of them that explain why experts do not fit; a refusal says them first.
+        tokens: those that say how the tokenizers differ.
     """
 
     models: tuple[str, ...]
@@ -75,6 +76,7 @@ class Report:
     matches: Mapping[str, Match]
     findings: tuple[str, ...]
     causes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
     def of(self, kind: Kind) -> tuple[Match, ...]:
         """Returns the matches of a kind, in order."""
@@ -110,17 +112,19 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None, *, tok
     findings += experts + _ties(parties)
     names = dict.fromkeys(name for party in parties for name in party.header)
     matches = {name: _match(name, parties, base is not None) for name in names}
+    said: list[str] = []
     if tokens and any(Kind.VOCABULARY in match.said for match in matches.values()):
         folders = [party.checkpoint.folder for party in parties]
         known = [read_tokens(folder) if folder else None for folder in folders]
-        findings += token_sentences([party.name for party in parties], known)
+        said = token_sentences([party.name for party in parties], known)
     return Report(
         tuple(model.reference for model in models),
         base.reference if base else None,
         parties[0].layout,
         matches,
-        tuple(findings),
+        (*findings, *said),
         tuple(experts),
+        tuple(said),
     )
 
 

@@ -294,7 +294,7 @@ class Decider:
             self.fates.problems.append(kinds.get(Kind.SHAPE, f"{output.name}: shapes differ: {found}"))
             return 0, None
         if self.recipe.vocabulary.rows == "error":
-            self.fates.problems.append(kinds[Kind.VOCABULARY])
+            self.fates.problems += [*self.report.tokens, kinds[Kind.VOCABULARY]]
             return 0, None
         if self.recipe.vocabulary.rows == "base":
             if base is None or len({spec.dtype for spec in specs}) > 1:

@@ -291,7 +291,7 @@ def test_predicted_rows_are_priced(folder: Path) -> None:
     plain = eutectic.plan(recipe | {"vocabulary": {"tokenizer": "union"}}, memory="1 GiB")
     priced = eutectic.plan(recipe | {"vocabulary": {"tokenizer": "union", "fill": "nearest"}}, memory="1 GiB")
     assert priced.peak > plain.peak
-    with pytest.raises(OverBudget, match="embedding rows that are predicted hold") as refused:
+    with pytest.raises(OverBudget, match="matching tokens holds") as refused:
         eutectic.plan(recipe | {"vocabulary": {"tokenizer": "union", "fill": "nearest"}}, memory="24 MiB")
     eutectic.plan(recipe | {"vocabulary": {"tokenizer": "union", "fill": "nearest"}}, memory=refused.value.needed)
 
@@ -339,6 +339,32 @@ def test_models_without_a_tokenizer(folder: Path, tmp_path: Path) -> None:
     path = write_file(tmp_path / "bare.safetensors", load_file(folder / "a" / "model.safetensors"))
     with pytest.raises(CheckpointError, match=r"bare\.safetensors: expected a tokenizer\.json"):
         merged(folder, tmp_path / "out", {"tokenizer": "union"}, "a", str(path))
+
+
+def test_a_kept_tensor_keeps_its_type(folder: Path, tmp_path: Path) -> None:
+    """A head taken from a base in bfloat16 is written in it, a row that had to be made is rounded once."""
+    rules = [{"match": HEAD, "keep": "base"}]
+    out = merged(folder, tmp_path / "out", {"tokenizer": "union"}, "a", base=str(folder / "half"), rules=rules)
+    got, want, other = (rows_of(each, HEAD) for each in (out, folder / "half", folder / "a"))
+    assert got["<s>"].dtype == torch.bfloat16
+    assert all(torch.equal(got[token], row) for token, row in want.items())
+    assert torch.equal(got["<s>"], other["<s>"].to(torch.bfloat16))
+
+
+def test_a_stage_beside_another_vocabulary(folder: Path, tmp_path: Path) -> None:
+    """A recipe within has its models' tokens, and is brought to the output's like a model."""
+    inner = {"models": [str(folder / "a"), str(folder / "c")], "method": "linear"}
+    recipe: dict[str, Any] = {
+        "models": [{"recipe": inner, "name": "both"}, str(folder / "b")],
+        "method": "linear",
+        "vocabulary": {"tokenizer": "union"},
+    }
+    eutectic.run(eutectic.plan(recipe, memory="1 GiB"), tmp_path / "out")
+    got, first, third, second = (rows_of(each) for each in (tmp_path / "out", *(folder / name for name in "acb")))
+    token = next(token for token in first if token in second)
+    assert torch.allclose(got[token], ((first[token] + third[token]) / 2 + second[token]) / 2, atol=1e-6)
+    assert torch.equal(got["<tool>"], second["<tool>"])
+    runs(tmp_path / "out")
 
 
 # Adapters

@@ -7,6 +7,7 @@ import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eutectic.checkpoint.source import Checkpoint
@@ -113,8 +114,8 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None, *, tok
     names = dict.fromkeys(name for party in parties for name in party.header)
     matches = {name: _match(name, parties, base is not None) for name in names}
     said: list[str] = []
-    if tokens and any(Kind.VOCABULARY in match.said for match in matches.values()):
-        folders = [party.checkpoint.folder for party in parties]
+    folders = [None if party.checkpoint.deltas else party.checkpoint.folder for party in parties]
+    if tokens and (any(Kind.VOCABULARY in match.said for match in matches.values()) or _tokenizers_differ(folders)):
         known = [read_tokens(folder) if folder else None for folder in folders]
         said = token_sentences([party.name for party in parties], known)
     return Report(
@@ -232,6 +233,15 @@ def _quantised(name: str, config: Mapping[str, Any]) -> str | None:
             how = said.get("quant_method", "unnamed")
             return f"{name}: its config says quantization_config of method {how}; merge its unquantised weights"
     return None
+
+
+def _tokenizers_differ(folders: Iterable[Path | None]) -> bool:
+    """Whether tokenizer files differ; as many rows may still be other tokens, so then they are compared."""
+    paths = [folder / "tokenizer.json" for folder in dict.fromkeys(folders) if folder is not None]
+    try:
+        return len({path.read_bytes() for path in paths if path.is_file()}) > 1
+    except OSError:
+        return True  # reading their tokens says what is wrong
 
 
 def _experts(parties: Iterable[Party]) -> list[str]:

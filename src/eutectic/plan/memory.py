@@ -104,7 +104,7 @@ def schedule(
 ) -> tuple[Schedule, Memory]:
     """Fits a run into a budget: fewer and smaller slices before fewer threads.
 
-    `reserved`: bytes that inputs hold whatever the schedule (rows of embeddings that are predicted).
+    `reserved`: bytes that inputs hold whatever the schedule (tables of tokens, rows that are predicted).
 
     Raises:
         OverBudget: when nothing fits; names the dearest site and the least budget that works.
@@ -114,7 +114,7 @@ def schedule(
             planned, held = schedule(merged, doubles, budget=budget - reserved, threads=threads, device=device)
         except OverBudget as error:
             needed = error.needed + reserved
-            text = f"embedding rows that are predicted hold {format_bytes(reserved)}, and the rest takes "
+            text = f"matching tokens holds {format_bytes(reserved)}, and the rest takes "
             text += f"{format_bytes(error.needed)}; give at least --memory {-(-needed // 2**20)}MiB"
             raise OverBudget(text, needed) from error
         return planned, Memory(held.buffers, held.folds, held.slack + reserved)

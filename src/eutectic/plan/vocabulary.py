@@ -11,22 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from eutectic.checkpoint.config_changes import SPECIAL
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DType, TensorSpec
-from eutectic.errors import MismatchError, RecipeError, nearest
-from eutectic.layout.families import configs
-from eutectic.layout.infer import infer
-from eutectic.layout.layout import Layout
+from eutectic.errors import RecipeError, nearest
 from eutectic.layout.match import Match, compare
 from eutectic.layout.roles import Role
 from eutectic.numerics.transplant import interpolate, project, pursue
+from eutectic.plan.parties import Party, party_of, special_numbers
 from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.vocabulary import JOINED, Fill, TokenSource
 from eutectic.tokens.joined import Joined, join
 from eutectic.tokens.predicted import Guide, Predict, Predicted
 from eutectic.tokens.rows import FILLED, MEAN, PADDING, PREDICTED, Given, Ids, Rows, TokenRows, shown_type
-from eutectic.tokens.tokenizer import Tokenizer, read_tokenizer, rewritten
+from eutectic.tokens.tokenizer import rewritten
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Bridge:
         rows: how many rows the embeddings have.
         numbers: the output's number of each token of the model whose config the output has, by its number there.
         named: by config key (`eos_token_id` ...), what the owner says, when its config is not the output's.
-        reserved: bytes that predicted rows hold.
+        reserved: bytes that tables of rows and predicted rows hold.
         notes: sentences on what was done.
     """
 
@@ -56,35 +53,6 @@ class Bridge:
     named: Mapping[str, Any]
     reserved: int
     notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Party:
-    """One input: its tokenizer, its vocabulary tensors, and the numbers that the output's tokens have in it."""
-
-    checkpoint: Checkpoint
-    tokenizer: Tokenizer
-    layout: Layout
-    called: tuple[str, ...]
-
-    @cached_property
-    def rows(self) -> int:
-        """Rows of its word embedding; tokens beyond have none."""
-        header, axes = self.checkpoint.source.header, self.layout.vocabulary
-        sizes = [header[name].shape[axis] for name, axis in axes.items() if _is_main(header[name], self.tokenizer)]
-        if not sizes:
-            raise MismatchError(f"{self.checkpoint.reference}: no tensor has a row for each of its tokens")
-        return min(sizes)
-
-    def axis(self, name: str) -> int | None:
-        """The axis of a tensor that its tokens number; None when they do not."""
-        axis = self.layout.vocabulary.get(name)
-        return axis if axis is not None and _is_main(self.checkpoint.source.header[name], self.tokenizer) else None
-
-
-def _is_main(spec: TensorSpec, tokenizer: Tokenizer) -> bool:
-    """Whether a tensor's rows can be these tokens: an image codebook in the same model has others, and fewer."""
-    return max(spec.shape[0], spec.shape[-1] if spec.shape[0] == 1 else 0) * 2 >= len(tokenizer.tokens)
 
 
 def bridge(
@@ -115,8 +83,8 @@ class _Bridging:
         self.report = compare(models, base, tokens=False)
         # An adapter's differences are numbered as its base is, whatever files lie beside them.
         whole = [(each, names) for each, names in called if not each.deltas]
-        self.parties = [_party(each, names) for each, names in whole]
-        self.donor = _party(donor, ("donor",)) if donor is not None else None
+        self.parties = [party_of(each, names) for each, names in whole]
+        self.donor = party_of(donor, ("donor",)) if donor is not None else None
         self.joined = self._join()
         self.tokens = len(self.joined.tokens)
         step = self.policy.pad_to_multiple_of or 1
@@ -141,6 +109,9 @@ class _Bridging:
             source = TokenRows(each.source, tables.get(id(each), {}), extra)
             shown.append(replace(each, source=source, hub=(*each.hub, *(hub if place == 0 else ()))))
         owner = next(party for party in [*self.parties, self.donor] if party and party.tokenizer is self.joined.owner)
+        kept = {id(rows.filled): rows.filled.nbytes for each in tables.values() for rows in each.values()}
+        own = sum(rows.own.nbytes for each in tables.values() for rows in each.values())
+        self.reserved += own + sum(kept.values())
         files = {} if self.joined.unchanged else rewritten(owner.tokenizer, self.joined.tokens, self.joined.sources)
         self._describe(owner)
         ids, first = self._places, self.parties[0]
@@ -152,7 +123,7 @@ class _Bridging:
             files,
             self.total,
             {number: ids[token] for token, number in first.tokenizer.tokens.items() if token in ids},
-            {} if owner is first else _named(owner, ids),
+            {} if owner is first else special_numbers(owner, ids),
             self.reserved,
             tuple(self.notes),
         )
@@ -177,7 +148,7 @@ class _Bridging:
         more = [token for token in self.policy.tokens if token not in known]
         return join(kind, tokenizers, rows, owner=owner, more=more, match=match) if more else joined
 
-    def _ids_in(self, party: _Party) -> Ids:
+    def _ids_in(self, party: Party) -> Ids:
         ids = np.full(self.total, -1, np.int32)
         ids[: self.tokens] = self.joined.ids_in(party.tokenizer, party.rows, self.policy.match)
         return ids
@@ -211,7 +182,7 @@ class _Bridging:
             elif each.deltas:
                 tables[id(each)][spec.name] = self._delta(spec)
 
-    def _own(self, party: _Party, spec: TensorSpec, given: tuple[Given, ...], filled: Ids, forced: Ids) -> Rows:
+    def _own(self, party: Party, spec: TensorSpec, given: tuple[Given, ...], filled: Ids, forced: Ids) -> Rows:
         """The rows of one input that has weights."""
         own = self.ids[id(party)].copy()
         own[forced] = FILLED
@@ -263,7 +234,7 @@ class _Bridging:
         """The output's numbers by token."""
         return {token: number for number, token in enumerate(self.joined.tokens) if token is not None}
 
-    def _filled(self, held: Sequence[tuple[_Party, TensorSpec]]) -> tuple[Ids, Ids]:
+    def _filled(self, held: Sequence[tuple[Party, TensorSpec]]) -> tuple[Ids, Ids]:
         """Returns which rows of whom fill each token's row, shape (tokens, holders), and the tokens that are forced."""
         filled = np.full((self.total, len(held)), -1, np.int32)
         if self.policy.fill.rule == "shared":
@@ -282,7 +253,7 @@ class _Bridging:
                 forced.append(number)
         return filled, np.array(forced, np.int32)
 
-    def _named(self, token: str, source: TokenSource, held: Sequence[tuple[_Party, TensorSpec]]) -> tuple[int, int]:
+    def _named(self, token: str, source: TokenSource, held: Sequence[tuple[Party, TensorSpec]]) -> tuple[int, int]:
         """Finds the row that the recipe names for a token."""
         place = next((place for place, (party, _) in enumerate(held) if source.model in party.called), None)
         key = f"vocabulary.tokens.{token}"
@@ -301,7 +272,7 @@ class _Bridging:
             raise RecipeError(f"{key}: {source.model} has {party.rows} rows, found none of number {row}")
         return place, row
 
-    def _prefixes(self, party: _Party, own: Ids, lacking: Ids) -> Ids:
+    def _prefixes(self, party: Party, own: Ids, lacking: Ids) -> Ids:
         """Gives tokens the row of their longest beginning that the model has; returns those that have none."""
         known = party.tokenizer.keys("normalised")
         left = []
@@ -316,7 +287,7 @@ class _Bridging:
                 left.append(number)
         return np.array(left, np.int32)
 
-    def _predict(self, party: _Party, spec: TensorSpec, own: Ids, lacking: Ids) -> Predicted | None:
+    def _predict(self, party: Party, spec: TensorSpec, own: Ids, lacking: Ids) -> Predicted | None:
         """Writes the numbers of predicted rows into `own`: each from the first donor that has the token."""
         guides, count = [], 0
         for donor in [*([self.donor] if self.donor else []), *self.parties]:
@@ -342,7 +313,7 @@ class _Bridging:
         self.reserved += predicted.nbytes
         return predicted
 
-    def _counterpart(self, donor: _Party, spec: TensorSpec, party: _Party) -> str | None:
+    def _counterpart(self, donor: Party, spec: TensorSpec, party: Party) -> str | None:
         """Returns the donor's tensor of the same role: the same name, else its only one, else its embedding."""
         role = party.layout.places[spec.name].role
         names = [name for name in donor.layout.vocabulary if donor.axis(name) is not None]
@@ -352,7 +323,7 @@ class _Bridging:
         alike = alike or [name for name in names if donor.layout.places[name].role is Role.EMBEDDING]
         return alike[0] if alike else None
 
-    def _describe(self, owner: _Party) -> None:
+    def _describe(self, owner: Party) -> None:
         """Notes what became of the vocabulary."""
         count = sum(token is not None for token in self.joined.tokens)
         word = self.policy.tokenizer if self.policy.tokenizer in JOINED else "tokens"
@@ -370,26 +341,6 @@ class _Bridging:
         empty = [token for token in named if token not in self.policy.tokens]
         if empty:
             self.notes.append(f"vocabulary: no model has {', '.join(map(repr, empty[:3]))}; its row is zeros")
-
-
-def _named(owner: _Party, ids: Mapping[str, int]) -> dict[str, Any]:
-    """Returns the numbers of the special tokens as the owner's config and tokenizer name them, in the output's ids."""
-    tokenizer = owner.tokenizer
-    named: dict[str, Any] = {f"{role}_id": ids[token] for role, token in tokenizer.roles.items() if token in ids}
-    texts = {number: token for token, number in tokenizer.tokens.items()}
-    for part in configs(owner.checkpoint.config):
-        for key, value in part.items():
-            numbers = value if isinstance(value, list) else [value]
-            if SPECIAL.fullmatch(key) and all(texts.get(number) in ids for number in numbers):
-                new = [ids[texts[number]] for number in numbers]
-                named[key] = new if isinstance(value, list) else new[0]
-    return named
-
-
-def _party(checkpoint: Checkpoint, called: tuple[str, ...]) -> _Party:
-    tokenizer = read_tokenizer(checkpoint.folder, checkpoint.reference)
-    layout = infer(checkpoint.source.header, checkpoint.config)
-    return _Party(checkpoint, tokenizer, layout, called)
 
 
 def _rule(fill: Fill) -> Predict:

@@ -25,6 +25,9 @@ FILLS: dict[str, tuple[Any, bool]] = {
     "ci_bary": ({"interpolate": {"k": 5, "weights": "barycentric"}}, False),
     "ci_lsq": ({"interpolate": {"k": 5, "weights": "least_squares"}}, False),
     "pca_correct_rotation": ({"project": {"map": "landmark"}}, False),
+    "sub_mean": ("subword", False),
+    "sub_sum": ({"subword": {"pieces": "sum"}}, False),
+    "sub_fl": ({"subword": {"pieces": "ends"}}, False),
     "zero": ("zero", False),
     "mean": ("mean", False),
 }

@@ -21,8 +21,9 @@ from eutectic.plan.parties import Party, party_of, special_numbers
 from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.vocabulary import JOINED, Fill, TokenSource
 from eutectic.tokens.joined import Joined, join
+from eutectic.tokens.pieces import Pieced, split
 from eutectic.tokens.predicted import Guide, Predict, Predicted
-from eutectic.tokens.rows import FILLED, MEAN, PADDING, PREDICTED, Given, Ids, Rows, TokenRows, shown_type
+from eutectic.tokens.rows import FILLED, MEAN, PADDING, PREDICTED, Given, Ids, Prediction, Rows, TokenRows, shown_type
 from eutectic.tokens.tokenizer import rewritten
 
 
@@ -190,9 +191,11 @@ class _Bridging:
         lacking = np.setdiff1d(np.flatnonzero(own == FILLED), self._said).astype(np.int32)
         if self.policy.prefixes:
             lacking = self._prefixes(party, own, lacking)
-        prediction = None
+        prediction: Prediction | None = None
         if self.policy.fill.rule == "mean":
             own[lacking] = MEAN
+        elif self.policy.fill.rule == "subword" and len(lacking):
+            prediction = self._pieces(party, spec, own, lacking)
         elif self.policy.fill.predicts and len(lacking):
             prediction = self._predict(party, spec, own, lacking)
         missing = own == FILLED
@@ -312,6 +315,17 @@ class _Bridging:
         )
         self.reserved += predicted.nbytes
         return predicted
+
+    def _pieces(self, party: Party, spec: TensorSpec, own: Ids, lacking: Ids) -> Pieced:
+        """Writes the numbers of rows made of pieces into `own`."""
+        texts = [self.joined.owner.text(str(self.joined.tokens[number])) for number in lacking]
+        pieces = [tuple(row for row in each if row < party.rows) for each in split(party.tokenizer, texts)]
+        ends = "first" if party.layout.places[spec.name].role is Role.HEAD else "last"
+        how = self.policy.fill.pieces
+        made = Pieced(Given(party.checkpoint.source, spec.name), pieces, ends if how == "ends" else how)
+        own[lacking] = PREDICTED - np.arange(len(lacking), dtype=np.int32)
+        self.reserved += made.nbytes
+        return made
 
     def _counterpart(self, donor: Party, spec: TensorSpec, party: Party) -> str | None:
         """Returns the donor's tensor of the same role: the same name, else its only one, else its embedding."""

@@ -126,7 +126,7 @@ def _fill() -> Schema:
     rules = get_args(Fill.model_fields["rule"].annotation)
     count, number = {"type": "integer", "minimum": 1}, {"type": "number", "minimum": 0}
     kinds: Schema = {"k": count, "ridge": number}
-    kinds |= {key: _choice(Fill, key) for key in ("weights", "distance", "map")}
+    kinds |= {key: _choice(Fill, key) for key in ("weights", "distance", "map", "pieces")}
     forms = {rule: _object({key: kinds[key] for key in OPTIONS.get(rule, ())}) for rule in rules}
     options = _object(forms) | {"minProperties": 1, "maxProperties": 1}
     return {"description": "how a row is made that a model lacks", "anyOf": [{"enum": list(rules)}, options]}

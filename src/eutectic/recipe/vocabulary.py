@@ -10,7 +10,7 @@ from eutectic.recipe.values import LONGEST_TEXT, Part, Text, read_number, show
 #: Tokenizers that are made of the inputs'; any other word of `vocabulary.tokenizer` is `base` or a model.
 JOINED = ("union", "intersection", "extended")
 
-Rule = Literal["shared", "mean", "zero", "nearest", "interpolate", "omp", "project"]
+Rule = Literal["shared", "mean", "zero", "nearest", "interpolate", "omp", "project", "subword"]
 
 
 def _read_token(raw: object) -> str:
@@ -41,11 +41,14 @@ class Fill(Part):
             from tokens that model and donor share (the donor is the first of `donor`, base and models that has it):
             `nearest`: the row of the shared token nearest to it; `interpolate`: a combination of the `k` nearest;
             `omp`: a sparse combination of `k` found by orthogonal matching pursuit; `project`: a linear map.
+            `subword`: the model's own rows of the pieces into which its tokenizer splits the token.
         k: how many shared tokens at most; 5 for `interpolate`, 64 for `omp`.
         weights: of `interpolate`: by distance, or least squares whose weights sum to one (`barycentric`) or need not.
         distance: by which `nearest` and `interpolate` choose.
         map: of `project`; see `numerics.transplant`.
         ridge: of the map `ridge`: its penalty.
+        pieces: of `subword`: their `mean`, their `sum`, or one of the `ends`: the last for an embedding, the first for
+            a head.
     """
 
     rule: Rule = "shared"
@@ -54,6 +57,8 @@ class Fill(Part):
     distance: Literal["euclidean", "cosine"] = "euclidean"
     map: Literal["least_squares", "ridge", "affine", "procrustes", "scaled", "landmark"] = "procrustes"
     ridge: Annotated[float, BeforeValidator(read_number), AfterValidator(_positive)] = 0.1
+
+    pieces: Literal["mean", "sum", "ends"] = "mean"
 
     @model_validator(mode="before")
     @classmethod
@@ -89,6 +94,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "interpolate": ("k", "weights", "distance"),
     "omp": ("k",),
     "project": ("map", "ridge"),
+    "subword": ("pieces",),
 }
 
 

@@ -100,6 +100,13 @@ class Tokenizer:
             return text[:1] == " ", text[1:] if text[:1] == " " else text
         return token[:1] in "▁Ġ", token[1:] if token[:1] in ("▁", "Ġ") else token
 
+    def text(self, token: str) -> str:
+        """Returns what a token stands for in text, with the space that a word mark means."""
+        if token in self.added or token in self.roles.values():
+            return token
+        starts, text = self.key(token, "normalised")
+        return f" {text}" if starts else str(text)
+
     @cached_property
     def _bytes(self) -> bool:
         """Whether its pieces spell bytes."""

@@ -5,7 +5,7 @@ torch functions. A plan takes one way for a site and keeps it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eutectic.checkpoint.source import Buffer
@@ -17,8 +17,9 @@ from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
 from eutectic.numerics.stages import Combination, Stage
 from eutectic.numerics.tensors import Tensor, load, torch
+from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.steps import Merged
-from eutectic.stats.fold import Part, Scope, Seen, Statistic
+from eutectic.stats.fold import Scope, Seen, Statistic
 
 
 @dataclass(frozen=True)
@@ -43,13 +44,15 @@ class Chain:
 
     def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu", stage: str = "") -> None:
         self.site = site
-        self.part = Part(site.spec.name, site.spec.numel)
+        self.part = part_of(site)
         self.key = Key(seed, f"{stage}/{site.spec.name}" if stage else site.spec.name)
         self.double = double
         self.device = device
         self.fused = site.fused and device == "cpu"
-        if not self.fused:
+        self.whole = must_be_whole(site)
+        if not self.fused or any(fold.whole for fold in site_folds(site)):
             load()
+        self.lanes = 1  # threads its methods may use; set by whoever visits the site
         self.results: dict[Request, Any] = {}
         self._values: list[dict[str, Any]] = [dict(step.values) for step in site.steps]
         self._stages: tuple[Stage, ...] | None = None
@@ -108,18 +111,19 @@ class Chain:
         """Returns one slice as a statistic of `request` sees it."""
         results = {r.statistic: result for r, result in self.results.items() if r.position == request.position}
         key = Key(self.key.seed, self.key.name, request.position, rows.start)
-        if self.fused:
+        if self.fused and not request.statistic.whole:
             shown = rows.then(*self._stages_before(request.position))
             return Seen(self.part, rows.start, key, shown, _no_tensors, _no_tensors, results)
-        flat = (rows.count,)
+        shape = self.site.spec.shape if request.statistic.whole else (rows.count,)
 
         def tensors() -> Tensor:
-            site = self._after(rows, flat, request.position)
+            site = self._after(rows, shape, request.position)
             return site.tensors if site.anchor is None else torch.cat([site.base[None], site.tensors])
 
-        return Seen(
-            self.part, rows.start, key, None, tensors, lambda: self._after(rows, flat, request.position).deltas, results
-        )
+        def deltas() -> Tensor:
+            return self._after(rows, shape, request.position).deltas
+
+        return Seen(self.part, rows.start, key, None, tensors, deltas, results)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
@@ -182,7 +186,7 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas)
+        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""
@@ -191,7 +195,7 @@ class Chain:
             view = self._view(step) if step < position or self._ready(position) else None
             key = Key(self.key.seed, self.key.name, step, rows.start)
             results = {} if view is None else view.results
-            site = Site(site.name, site.n, key, results, site.values, site.anchor, site.are_deltas)
+            site = replace(site, key=key, results=results)
             if step < position:
                 site = site.with_deltas(self.site.steps[step].method(site, **self._tensors(step, site)))
         return site

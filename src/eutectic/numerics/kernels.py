@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eutectic.numerics import loops
+from eutectic.numerics import loops, unrolled
 from eutectic.numerics.draw import Key, threshold
 from eutectic.numerics.stages import Combination, Drop, Scale, Stage, Trim
 
@@ -127,6 +127,10 @@ def combine(rows: Rows, how: Combination, out: Bytes, out_code: int) -> int:
         How many elements of the result are NaN or infinite.
     """
     rows = rows.then(*how.stages)
+    if out_code == CODES["BF16"] and _common(rows) and rows.n <= unrolled.MOST:
+        bad = _combine_common(rows, how, out.view(np.uint16))
+        if bad is not None:
+            return bad
     work = np.float64 if rows.double else np.float32
     settings = np.array([_AVERAGES[how.average], how.tie, how.of == "deltas"], np.int64)
     weight, scales = np.array(how.weight).astype(work), np.array([how.anchor, how.scale]).astype(work)
@@ -150,6 +154,11 @@ def energy(rows: Rows, of_weights: bool) -> Floats:
 def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     p = rows.n + (1 if of_weights and rows.has_base else 0)
     out = np.zeros((-(-rows.count // GRAIN), p, p), np.float64)
+    if _common(rows) and 0 < p <= unrolled.MOST + 1 and not rows.stages and (of_weights or rows.has_base):
+        arrays = _arrays(rows)
+        base, shown = (None, arrays) if of_weights else (arrays[0], arrays[1:])
+        unrolled.gram(base, shown, diagonal, out)
+        return out
     loops.gram(_place(rows, p), of_weights, diagonal, out)
     return out
 
@@ -167,6 +176,9 @@ def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bi
     A magnitude is the bit pattern of |delta| in the work dtype, whose order is the order of the values. Bin b of model
     i holds patterns p with `(p - low[i]) >> shift[i] == b`; `below` counts those under the window.
     """
+    if _common(rows) and rows.has_base and (stages := _stages(rows)) is not None:
+        _count_common(rows, stages, low, shift, below, bins)
+        return
     count = loops.magnitudes64 if rows.double else loops.magnitudes32
     count(_place(rows), low, shift, below, bins, rows.every)
 
@@ -175,3 +187,79 @@ def votes(rows: Rows, weight: tuple[float, ...]) -> int:
     """Returns how many elements elect plus, less how many elect minus, by the weighted mass of the deltas."""
     work = np.float64 if rows.double else np.float32
     return int(loops.votes(_place(rows), np.array(weight).astype(work)))
+
+
+# ---- the common case -----------------------------------------------------------------------------------------------
+
+Singles = tuple[np.float32, ...]
+Words = tuple[np.uint32, ...]
+#: What `unrolled` takes for stages: draws (two keys, the last draw kept, a factor), and trims (cuts, factors).
+Stages = tuple[tuple[Words, Words, Words, Singles] | None, tuple[Singles, Singles] | None]
+
+
+def _common(rows: Rows) -> bool:
+    """Whether all rows are in bfloat16, none is a delta already, and draws' counters do not carry within the slice."""
+    carries = rows.start >> 32 != (rows.start + rows.count) >> 32
+    return not (rows.double or carries or rows.is_delta.any()) and bool((rows.codes == CODES["BF16"]).all())
+
+
+def _arrays(rows: Rows) -> tuple[NDArray[np.uint16], ...]:
+    """The rows as arrays, base first."""
+    return tuple(rows.raw[at : at + 2 * rows.count].view(np.uint16) for at in rows.offsets.tolist())
+
+
+def _singles(numbers: Any) -> Singles:
+    return tuple(np.asarray(numbers).astype(np.float32))
+
+
+def _stages(rows: Rows) -> Stages | None:
+    """Returns the stages as `unrolled` takes them; None when they are not a drop, a trim and a scale, in this order."""
+    kinds, numbers, keys = _table(rows)
+    found = kinds.tolist()
+    if found not in ([], [_DROP], [_TRIM], [_SCALE], [_DROP, _TRIM], [_DROP, _SCALE], [_TRIM, _SCALE]):
+        return None
+    draws: tuple[Words, Words, Words, Singles] | None = None
+    cuts: Singles | None = None
+    factors: Singles | None = None
+    for kind, own, key in zip(found, numbers, keys, strict=True):
+        if kind == _DROP:
+            first = np.uint32(rows.start * 0x9E3779B1 & 0xFFFFFFFF)
+            high = np.uint32((rows.start >> 32) * 0x85EBCA6B & 0xFFFFFFFF)
+            draws = (tuple(key[:, 0] + first), tuple(key[:, 1] ^ high), tuple(key[:, 2]), _singles(own))
+        elif kind == _TRIM:
+            cuts = _singles(own)
+        else:
+            factors = _singles(own)
+    if cuts is None and factors is None:
+        return draws, None
+    return draws, (cuts or _singles([0.0] * rows.n), factors or _singles([1.0] * rows.n))  # these change nothing
+
+
+def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> int | None:
+    """Does what `combine` does; returns None when this is not the common case after all."""
+    arrays, weight = _arrays(rows), _singles(how.weight)
+    anchor, scale = _singles([how.anchor, how.scale])
+    if how.of == "weights":
+        plain = how.average == "sum" and not rows.stages and anchor == 0
+        return int(unrolled.average(arrays[rows.has_base :], weight, scale, out)) if plain else None
+    stages = _stages(rows)
+    if stages is None or not rows.has_base or anchor == 0 or how.average == "agree_max":
+        return None
+    if how.average == "sum":
+        return int(unrolled.add(arrays[0], arrays[1:], *stages, weight, (anchor, scale), out))
+    shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}[how.average]
+    votes = (weight, _singles(shares), how.tie, (anchor, scale), out)
+    return int(unrolled.elect(arrays[0], arrays[1:], *stages, *votes))
+
+
+def _count_common(rows: Rows, stages: Stages, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> None:
+    """Does what `magnitudes` does."""
+    draws, trims = stages
+    base, *models = _arrays(rows)
+    for j, row in enumerate(models):
+        cut, factor = (np.float32(0), np.float32(1)) if trims is None else (trims[0][j], trims[1][j])
+        draw = None if draws is None else tuple(part[j] for part in draws)
+        room = 0xFFFFFFFF - int(low[j])
+        width = np.uint32(min(room, (bins.shape[1] << int(shift[j])) - 1))
+        lowest, by = np.uint32(low[j]), np.uint32(shift[j])
+        below[j] += unrolled.count(base, row, cut, factor, draw, lowest, width, by, rows.every, bins[j])

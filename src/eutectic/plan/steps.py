@@ -46,6 +46,7 @@ class Merged:
         base: the base's row, when the chain or a delta needs it.
         models: one row per model.
         why: what is special about it, for the plan's listing.
+        aside: why other methods than the recipe's make it, if they do.
     """
 
     spec: TensorSpec
@@ -53,6 +54,7 @@ class Merged:
     base: Feed | None
     models: tuple[Feed, ...]
     why: str = ""
+    aside: str = ""
 
     @property
     def feeds(self) -> tuple[Feed, ...]:
@@ -116,12 +118,16 @@ class Schedule:
         slice_elements: most elements of a slice; a multiple of the grain.
         resident_bytes: a site with statistics of its own whose rows take at most this is read once, and held.
         whole_threads: workers at once on sites that must be whole in memory.
+        lanes: threads that each of these may use for work of one site that falls apart by itself.
+        alone: the same, for a site that no other is visited beside.
     """
 
     threads: int
     slice_elements: int
     resident_bytes: int
     whole_threads: int
+    lanes: int = 1
+    alone: int = 1
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from eutectic.engine.verify import verify as verify_plan
 from eutectic.errors import CheckpointError, OverBudget, RecipeError
 from eutectic.numerics.tensors import torch
 from eutectic.plan.build import build, default_memory
-from eutectic.plan.inputs import open_inputs
+from eutectic.plan.inputs import open_donor, open_inputs
 from eutectic.plan.steps import Plan
 from eutectic.quantities import parse_bytes
 from eutectic.recipe.model import Recipe
@@ -97,12 +97,14 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
 
     base, models = open_inputs(recipe, stage, offline=offline)
     room = share if short else budget - sum(each.peak for each in held)
+    donor = None
     try:
-        built = build(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
+        donor = open_donor(recipe, offline=offline)
+        built = build(recipe, base, models, donor=donor, version=VERSION, memory=room, threads=threads, device=device)
         if short:
             raise short.pop()
     except BaseException as error:
-        for each in [*([base] if base else []), *models]:
+        for each in [*([base] if base else []), *models, *([donor] if donor else [])]:
             each.source.close()
         if stages and isinstance(error, OverBudget):
             raise _over_all([*short, error], stages + 1) from error

@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+Weights = dict[str, torch.Tensor]
 HERE = Path(__file__).parent
 NOT_BUILT = HERE / "not_built.txt"
 

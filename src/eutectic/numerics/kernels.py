@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eutectic.numerics import loops, unrolled
+from eutectic.numerics import loops, rowloops, unrolled
 from eutectic.numerics.draw import Key, threshold
-from eutectic.numerics.stages import Combination, Drop, Scale, Stage, Trim
+from eutectic.numerics.stages import Clip, Combination, Drop, RowScale, RowTrim, Scale, Stage, Trim
 
 #: Elements per partial sum; slices start at multiples of it.
 GRAIN = 65536
@@ -26,8 +26,10 @@ BINS = 1 << 18
 
 CODES: dict[str, int] = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 ITEMSIZE = (8, 4, 2, 2)
-_TRIM, _DROP, _SCALE = 0, 1, 2
-_AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4}
+_TRIM, _DROP, _SCALE, _CLIP, _ROW_SCALE, _ROW_TRIM = 0, 1, 2, 3, 4, 5
+_MARKS = {None: 0, "agrees": 1, "near": 2}
+_NO_BITS = np.zeros(0, np.uint8)
+_AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4, "unified": 5}
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -83,7 +85,7 @@ class Rows:
         return replace(self, stages=self.stages + stages) if stages else self
 
 
-Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any]
+Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any, Any, int]
 
 
 def _place(rows: Rows, kept: int = 0) -> Place:
@@ -92,7 +94,10 @@ def _place(rows: Rows, kept: int = 0) -> Place:
     kinds, numbers, keys = _table(rows)
     bits, scratch = np.zeros(loops.BLOCK, np.uint32), np.zeros(loops.KEPT + kept * loops.BLOCK, work)
     rows_of = (rows.raw, rows.offsets, rows.codes, rows.is_delta, rows.has_base, rows.start, rows.count)
-    return (*rows_of, kinds, numbers.astype(work), keys, bits, scratch)
+    by_row = [stage for stage in rows.stages if isinstance(stage, RowScale | RowTrim)]
+    assert len(by_row) < 2, "one stage by rows in a chain"
+    factors, width = (by_row[0].factor, by_row[0].width) if by_row else (np.zeros(0), 1)
+    return (*rows_of, kinds, numbers.astype(work), keys, bits, scratch, factors.astype(work), width)
 
 
 def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
@@ -105,6 +110,12 @@ def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
             kinds[at], numbers[at] = _TRIM, stage.cut
         elif isinstance(stage, Scale):
             kinds[at], numbers[at] = _SCALE, stage.factor
+        elif isinstance(stage, Clip):
+            kinds[at], numbers[at] = _CLIP, stage.limit
+        elif isinstance(stage, RowScale):
+            kinds[at] = _ROW_SCALE
+        elif isinstance(stage, RowTrim):
+            kinds[at], numbers[at] = _ROW_TRIM, stage.cut
         elif isinstance(stage, Drop):
             limits = np.array([threshold(density) for density in stage.density])
             kinds[at], numbers[at] = _DROP, np.where(limits > 0, stage.factor, 0.0)
@@ -120,21 +131,30 @@ def warm(double: bool) -> None:
     combine(rows, Combination((), "weights"), np.zeros(0, np.uint8), CODES["F32"])
 
 
-def combine(rows: Rows, how: Combination, out: Bytes, out_code: int) -> int:
+def combine(rows: Rows, how: Combination, out: Bytes, out_code: int, marked: Bytes = _NO_BITS) -> int:
     """Writes the combined slice to `out` in the output dtype, rounded once.
+
+    `marked` takes the bits of `how.marks`, model after model, each in whole bytes; they are not made where it is empty.
 
     Returns:
         How many elements of the result are NaN or infinite.
     """
-    rows = rows.then(*how.stages)
-    if out_code == CODES["BF16"] and _common(rows) and rows.n <= unrolled.MOST:
-        bad = _combine_common(rows, how, out.view(np.uint16))
+    if how.marks is None and out_code == CODES["BF16"] and _common(rows) and rows.n <= unrolled.MOST:
+        bad = _combine_common(rows.then(*how.stages), how, out.view(np.uint16))
         if bad is not None:
             return bad
     work = np.float64 if rows.double else np.float32
-    settings = np.array([_AVERAGES[how.average], how.tie, how.of == "deltas"], np.int64)
+    marks = how.marks if how.marks is not None and (len(marked) or how.marks.least) else None
+    place = _place(rows.then(*how.stages), rows.n if how.average == "unified" else 0)
+    bare = place
+    if marks is not None and how.stages:  # the same rows and scratch, without the stages of the combination itself
+        kinds, numbers, keys = _table(rows)
+        bare = (*place[:7], kinds, numbers.astype(work), keys, *place[10:])
+    kind, least = (0, 0) if marks is None else (_MARKS[marks.where], marks.least)
+    settings = np.array([_AVERAGES[how.average], how.tie, how.of == "deltas", kind, least], np.int64)
     weight, scales = np.array(how.weight).astype(work), np.array([how.anchor, how.scale]).astype(work)
-    return int(loops.combine(_place(rows), weight, scales, settings, out, out_code))
+    share = np.array(marks.share if marks is not None else ()).astype(work)
+    return int(loops.combine(place, bare, weight, scales, settings, share, marked, out, out_code))
 
 
 def gram(rows: Rows, of_weights: bool) -> Floats:
@@ -163,10 +183,31 @@ def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     return out
 
 
+def divergence(rows: Rows, width: int, eps: float) -> Floats:
+    """The divergence of each row of the first model from the base's, as softmaxes with `eps` added: (rows,).
+
+    The slice holds whole rows of `width` elements, and the base.
+    """
+    out = np.zeros(rows.count // width, np.float64)
+    rowloops.divergence(_place(rows), width, eps, out)
+    return out
+
+
 def mass(rows: Rows) -> Floats:
     """Sums of magnitudes of the deltas after the stages, per `GRAIN` elements: (grains, n)."""
     out = np.zeros((-(-rows.count // GRAIN), rows.n), np.float64)
     loops.mass(_place(rows), out)
+    return out
+
+
+def elected(rows: Rows) -> Floats:
+    """Sums of magnitudes per `GRAIN` elements, (grains, 2, n): of each model's deltas, and of what it has elected.
+
+    The elected value of an element is the largest delta of the sign that their sum has, minus where that is zero; a
+    model has elected it where its own delta has that sign.
+    """
+    out = np.zeros((-(-rows.count // GRAIN), 2, rows.n), np.float64)
+    loops.elected(_place(rows, rows.n), out)
     return out
 
 
@@ -243,12 +284,12 @@ def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> in
         plain = how.average == "sum" and not rows.stages and anchor == 0
         return int(unrolled.average(arrays[rows.has_base :], weight, scale, out)) if plain else None
     stages = _stages(rows)
-    if stages is None or not rows.has_base or anchor == 0 or how.average == "agree_max":
+    shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}
+    if stages is None or not rows.has_base or anchor == 0 or how.average not in {"sum", *shares}:
         return None
     if how.average == "sum":
         return int(unrolled.add(arrays[0], arrays[1:], *stages, weight, (anchor, scale), out))
-    shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}[how.average]
-    votes = (weight, _singles(shares), how.tie, (anchor, scale), out)
+    votes = (weight, _singles(shares[how.average]), how.tie, (anchor, scale), out)
     return int(unrolled.elect(arrays[0], arrays[1:], *stages, *votes))
 
 

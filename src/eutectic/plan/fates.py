@@ -252,6 +252,9 @@ class Decider:
         wants_base = any(need.base or (need.base_counts and self.base is not None) for need in needs)
         wants_base = wants_base or any(feed.delta or feed.numel < _numel(shape) for feed in models)
         if wants_base and base is None:
+            if self.base is None:  # needed with these options only, or the recipe's check would have said so
+                names = ", ".join(step.method.name for step, need in zip(steps, needs, strict=True) if need.base)
+                raise RecipeError(f"{output.name}: {names} needs a base with these options; add `base:`")
             names = ", ".join(step.method.name for step in steps)
             self.fates.problems.append(f"{output.name}: {names} needs the base's tensor, and the base lacks it")
             return

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
 from eutectic.recipe.model import Output, Recipe
-from eutectic.recipe.values import NanWeights, Part
+from eutectic.recipe.values import SOURCES, EmaWeights, NanWeights, Part
 from eutectic.recipe.vocabulary import JOINED, OPTIONS, Fill, Vocabulary
 
 Schema = dict[str, Any]
@@ -26,11 +26,12 @@ def json_schema() -> Schema:
     every = [(method, own) for method in METHODS.values() for own in method.parameters]
     per_model = [(method, own) for method, own in every if own.bounds.per_model]
     reference = {"type": "string", "minLength": 1, "description": "a path, org/name@revision, or path+adapter"}
+    entry: Schema = {"anyOf": [_TEXT, {"$ref": "#/$defs/model"}]}
     step = {"anyOf": [{"enum": list(METHODS)}, {"$ref": "#/$defs/step"}]}
     recipe = _object(
         {
             "base": reference,
-            "models": _array({"anyOf": [_TEXT, {"$ref": "#/$defs/model"}]}),
+            "models": {"anyOf": [*entry["anyOf"], _array(entry)], "description": "`*` and `?` match many"},
             "method": {"anyOf": [step, _array(step)], "description": "transforms, then one combine"},
             "rules": {"type": "array", "items": {"$ref": "#/$defs/rule"}},
             "slices": {"type": "array", "items": {"$ref": "#/$defs/slice"}},
@@ -42,7 +43,8 @@ def json_schema() -> Schema:
         },
         required=("models", "method"),
     )
-    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | _named(per_model)
+    task = {"task": _TEXT | {"description": "a task of an output that holds parts for several"}, "base": reference}
+    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | task | _named(per_model)
     source = {"model": reference, "blocks": _BLOCKS} | _named(per_model)
     slices = {"sources": _array({"$ref": "#/$defs/source"}), "base_blocks": _BLOCKS}
     rule = {
@@ -65,7 +67,7 @@ def json_schema() -> Schema:
         "token": _token(),
         "fill": _fill(),
         "step": _steps(METHODS.values()),
-        "nan": _nan(),
+        "weights": _source(),
     }
     definitions |= {f"{method.name}.{own.name}": _parameter(own) for method, own in every}
     return {
@@ -132,12 +134,20 @@ def _fill() -> Schema:
     return {"description": "how a row is made that a model lacks", "anyOf": [{"enum": list(rules)}, options]}
 
 
-def _nan() -> Schema:
+def _source() -> Schema:
+    """Where numbers for all models at once may come from: a word, or a word with options."""
     scale = {"anyOf": [{"enum": ["n/2"]}, {"type": "number"}], "default": "n/2"}
-    options = _object({"of": _choice(NanWeights, "of"), "per": _choice(NanWeights, "per"), "scale": scale})
+    decay = {"type": "number", "minimum": 0, "maximum": 1, "default": EmaWeights.model_fields["decay"].default}
+    options: dict[str, Schema] = {
+        "nan": {"of": _choice(NanWeights, "of"), "per": _choice(NanWeights, "per"), "scale": scale},
+        "sma": {},
+        "wma": {},
+        "ema": {"decay": decay, "normalized": {"type": "boolean", "default": False}},
+    }
+    assert set(options) == set(SOURCES)
     return {
-        "description": "norm-aware weights, for all models at once",
-        "anyOf": [{"const": "nan"}, _object({"nan": options}, required=("nan",))],
+        "description": "a source of weights, for all models at once",
+        "anyOf": [{"enum": list(options)}, *(_object({n: _object(o)}, required=(n,)) for n, o in options.items())],
     }
 
 
@@ -167,7 +177,7 @@ def _parameter(own: Parameter) -> Schema:
     if own.kind == "int":
         return about | number
     forms: list[Schema] = [number, {"type": "array", "items": number, "minItems": 2, "description": "over depth"}]
-    return about | {"anyOf": forms + ([{"$ref": "#/$defs/nan"}] if own.bounds.per_model else [])}
+    return about | {"anyOf": forms + ([{"$ref": "#/$defs/weights"}] if own.bounds.per_model else [])}
 
 
 def _named(parameters: Iterable[tuple[Method[Any], Parameter]]) -> Schema:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from eutectic.adapters.config import LoraConfig
-from eutectic.adapters.factors import Pair
 from eutectic.adapters.names import Module, Names, Resolver
+from eutectic.adapters.stored import Pair
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.errors import CheckpointError, MismatchError
 
@@ -23,6 +23,7 @@ class Edit:
         pair: factors of an update that is added.
         shift: key of a stored tensor that is added after scaling, and the scale.
         magnitude: key of DoRA's magnitudes: each output's weights are rescaled to this length.
+        module: what the adapter calls the module that the pair belongs to.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Edit:
     pair: Pair | None = None
     shift: tuple[str, float] | None = None
     magnitude: str | None = None
+    module: str = ""
 
     @property
     def needs_base(self) -> bool:
@@ -64,7 +66,7 @@ def edits_alone(names: Names, config: LoraConfig, header: Header, where: str) ->
         transposed = module.embedding or (config.transposed and len(inputs) == 1)
         shape = (*inputs, out) if transposed else (out, *inputs)
         pair = Pair(module.a, module.b, config.scale_of(module.name), transposed)
-        edits[f"{module.name}.weight"] = Edit(f"{module.name}.weight", shape, pair=pair)
+        edits[f"{module.name}.weight"] = Edit(f"{module.name}.weight", shape, pair=pair, module=module.name)
         if module.bias is not None:
             shift = (module.bias, config.scale_of(module.name))
             edits[f"{module.name}.bias"] = Edit(f"{module.name}.bias", (out,), shift=shift)
@@ -96,7 +98,7 @@ class _Fit:
         self._config, self._header, self._base = config, header, base
         self._where, self._base_name = where, base_name
         self._resolver = Resolver(base)
-        self._votes = _orientations(base)
+        self._votes = Orientations(base)
         self._origin: dict[str, str] = {}  # target -> the adapter's name for it
 
     def place_full(self, name: str, key: str) -> None:
@@ -120,7 +122,7 @@ class _Fit:
         shape = (*inputs, out) if transposed else (out, *inputs)
         edit = replace(self.edits.get(target, Edit(target, shape)), shape=shape)
         pair = Pair(module.a, module.b, scale, transposed)
-        self._place(name, module.a, replace(edit, pair=pair, magnitude=module.magnitude))
+        self._place(name, module.a, replace(edit, pair=pair, magnitude=module.magnitude, module=module.name))
         if module.bias is not None:
             name = f"{module.name}.bias"
             target = self._resolver.find(name, self._where) or name
@@ -157,12 +159,30 @@ class _Fit:
         """
         if inputs != out:
             return target in self._base and self._base[target].shape == (inputs, out)
-        votes = self._votes.get(_block(target), set())
-        return next(iter(votes)) if len(votes) == 1 else self._config.transposed
+        return self._votes.of(target, self._config.transposed)
 
 
-def _orientations(base: Header) -> dict[str, set[bool]]:
-    """Returns, by block, whether its weights are stored (in, out): a bias has as many values as there are outputs."""
+class Orientations:
+    """Whether weights of a base are stored (in, out), as Conv1D does: a bias has as many values as there are outputs.
+
+    Args:
+        base: the base's tensors.
+    """
+
+    def __init__(self, base: Header) -> None:
+        self._base = base
+        self._votes = _votes(base)
+
+    def of(self, name: str, otherwise: bool = False) -> bool:
+        """Returns what a weight's bias says, else what the other weights of its block agree on, else `otherwise`."""
+        spec, bias = self._base.get(name), self._base.get(name.removesuffix("weight") + "bias")
+        if spec is not None and bias is not None and len(spec.shape) == 2 and spec.shape[0] != spec.shape[1]:
+            return bias.shape == spec.shape[1:]
+        votes = self._votes.get(_block(name), set())
+        return next(iter(votes)) if len(votes) == 1 else otherwise
+
+
+def _votes(base: Header) -> dict[str, set[bool]]:
     votes: dict[str, set[bool]] = {}
     for name, spec in base.items():
         bias = base.get(name.removesuffix("weight") + "bias")

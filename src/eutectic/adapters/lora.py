@@ -18,12 +18,11 @@ from eutectic.adapters.adapter import Adapter
 from eutectic.adapters.config import LoraConfig, read_config
 from eutectic.adapters.edits import edits_against, edits_alone
 from eutectic.adapters.names import Names, read_names
+from eutectic.adapters.peft_folder import WEIGHTS
 from eutectic.adapters.sources import DeltaSource, FoldedSource
 from eutectic.checkpoint.safetensors import SafetensorsFile
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.errors import CheckpointError, MismatchError
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -86,7 +85,7 @@ def _open(folder: Path) -> tuple[LoraConfig, SafetensorsFile, Names]:
         raise CheckpointError(
             f"{folder}: expected {WEIGHTS}, found adapter_model.bin, a pickle; save the adapter as safetensors in PEFT"
         )
-    file = SafetensorsFile(folder / WEIGHTS)
+    file = SafetensorsFile(folder / WEIGHTS, parked=True)
     try:
         names = read_names(file.header, file.name)
         if not names.modules and not names.full:

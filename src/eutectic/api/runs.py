@@ -10,8 +10,10 @@ from typing import Any
 from eutectic import speed
 from eutectic.about import VERSION
 from eutectic.api import models
+from eutectic.api.differences import plan_differences
 from eutectic.api.recipes import read
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
+from eutectic.checkpoint.open import open_source
 from eutectic.checkpoint.remote import materialise
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.diagnose.difference import TensorDifference, compare_checkpoints
@@ -96,7 +98,8 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
     base, models = open_inputs(recipe, stage, offline=offline)
     room = share if short else budget - sum(each.peak for each in held)
     try:
-        built = build(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
+        planner = build if recipe.output.form == "model" else plan_differences
+        built = planner(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
         if short:
             raise short.pop()
     except BaseException as error:
@@ -167,7 +170,7 @@ def _card(plan: Plan, name: str) -> str:
             read_licence(checkpoint.folder) if checkpoint.folder else None,
             plan.has_base and number == 0,
         )
-        for number, checkpoint in enumerate(plan.inputs)
+        for number, checkpoint in enumerate(plan.read)
     ]
     method = ", then ".join(step.method for step in plan.recipe.method)
     return model_card(name, method, plan.recipe.to_yaml(), parents)
@@ -203,12 +206,14 @@ def verify(
         for each in planned.inputs:
             opened.enter_context(_closing(each))
         _download(planned.inputs)
-        output = opened.enter_context(_closing(models.open(folder)))
-        found = verify_plan(planned, output.source, sample)
-    now = [planned.fingerprints[str(number)] for number in range(len(planned.inputs))]
-    changed = tuple(
-        checkpoint.reference for checkpoint, a, b in zip(planned.inputs, before, now, strict=False) if a != b
-    )
+        if planned.recipe.output.form == "model":
+            output = opened.enter_context(_closing(models.open(folder))).source
+        else:
+            output = open_source(folder / planned.layout.shards[0].filename)
+            opened.callback(output.close)
+        found = verify_plan(planned, output, sample)
+    now = [planned.fingerprints[str(number)] for number in range(len(planned.read))]
+    changed = tuple(checkpoint.reference for checkpoint, a, b in zip(planned.read, before, now, strict=False) if a != b)
     return Verification(found.checked, found.differing, changed)
 
 

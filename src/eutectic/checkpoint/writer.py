@@ -98,6 +98,15 @@ def lay_out(specs: Sequence[TensorSpec], shard_size: int, metadata: Mapping[str,
     return ShardLayout(shards, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
+def lay_out_one(specs: Sequence[TensorSpec], filename: str, metadata: Mapping[str, str]) -> ShardLayout:
+    """Decides the places of all tensors in one file of that name, for programs that look for no other.
+
+    Raises:
+        OutputError: as `lay_out`.
+    """
+    return ShardLayout((_shard(filename, specs, metadata),), None)
+
+
 def _shard(filename: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> Shard:
     ordered = sorted(specs, key=lambda spec: -spec.dtype.bits)
     table: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}

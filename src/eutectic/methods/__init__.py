@@ -14,6 +14,7 @@ from eutectic.methods.declare import Method
 from eutectic.methods.linear import linear
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.peft import peft
 from eutectic.methods.slerp import slerp
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
@@ -29,6 +30,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         linear,
         model_stock,
         passthrough,
+        peft,
         slerp,
         task_arithmetic,
         ties,

@@ -11,15 +11,18 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
+from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, cast, get_args, get_origin
 
+from eutectic.adapters.factors import Factors
 from eutectic.errors import RecipeError, nearest
-from eutectic.methods.site import Site
+from eutectic.methods.site import Coordinates, Site
 from eutectic.numerics.stages import Fused
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Statistic
 
 P = ParamSpec("P")
+#: What a method returns: a tensor; in the domain FACTORS a combine may return factors, and a transform coordinates.
+Made = Tensor | Factors | Coordinates
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,15 @@ class Locality(enum.IntEnum):
 
 
 class Domain(enum.Enum):
-    """Which tensors a method is for. Others go to the method named by `elsewhere`."""
+    """Which tensors a method is for. Others go to the method named by `elsewhere`.
+
+    FACTORS is another view of the same sites: a method gets the adapters' stored factors (`site.factors`) instead of
+    their products, and every model of the recipe must be an adapter.
+    """
 
     ANY = "any"
     MATRIX = "matrix"
+    FACTORS = "factors"
 
 
 @dataclass(frozen=True)
@@ -98,7 +106,13 @@ class Needs:
         domain: which shapes it is for.
         random: draws from `site.key`; its result depends on the recipe's seed.
         float64: wants its tensors in double precision.
-        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype.
+        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype. In the domain
+            FACTORS: in copies of all factors of the site, and `dense` in copies of (d_out, d_in) beside them.
+        dense: see `scratch`.
+        basis: of a transform in the domain FACTORS, which sides of its `Coordinates` are at most as long as the sum of
+            the ranks R: `out` makes them (min(d_out, R), d_in), `both` (min(d_out, R), min(d_in, R)).
+        rank: of a combine in the domain FACTORS, the rank of its result: the `sum` of the adapters' ranks, their `max`,
+            or any (`full`: it returns a dense update).
     """
 
     base: bool = False
@@ -109,6 +123,9 @@ class Needs:
     random: bool = False
     float64: bool = False
     scratch: float = 3.0
+    dense: float = 0.0
+    basis: Literal["none", "out", "both"] = "none"
+    rank: Literal["sum", "max", "full"] = "sum"
 
 
 @dataclass(frozen=True)
@@ -121,6 +138,8 @@ class Laws:
         identity: n copies of one model give that model.
         shift: adding one tensor to the base and every model adds it to the result.
         scale: multiplying base and models by a power of two multiplies the result.
+        gauge: factors (B R, R^-1 A) in place of (B, A), which are the same update, do not change the result. Methods
+            that never see factors have it.
     """
 
     symmetric: bool
@@ -128,6 +147,7 @@ class Laws:
     identity: bool
     shift: bool
     scale: bool
+    gauge: bool = True
 
 
 @dataclass(frozen=True)
@@ -212,7 +232,7 @@ class Method(Generic[P]):
     """
 
     name: str
-    function: Callable[Concatenate[Site, P], Tensor]
+    function: Callable[Concatenate[Site, P], Made]
     combines: bool
     paper: Paper
     laws: Laws
@@ -224,6 +244,10 @@ class Method(Generic[P]):
     parameters: tuple[Parameter, ...]
 
     def __call__(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
+        return cast(Tensor, self.function(site, *args, **kwargs))
+
+    def on_factors(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Made:
+        """Calls the function of a method in the domain FACTORS, whose result may be factors or coordinates."""
         return self.function(site, *args, **kwargs)
 
     def needs_for(self, hyperparameters: dict[str, Any]) -> Needs:
@@ -288,8 +312,8 @@ def _wrap(
     fused: Callable[..., Fused | None] | None,
     vary: Callable[..., Needs] | None,
     elsewhere: str,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
-    def wrapper(function: Callable[Concatenate[Site, P], Tensor]) -> Method[P]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
+    def wrapper(function: Callable[Concatenate[Site, P], Made]) -> Method[P]:
         docs = _docs(inspect.getdoc(function) or "")
         entries = list(inspect.signature(function).parameters.values())[1:]
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
@@ -308,7 +332,7 @@ def combine(
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: str = "linear",
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that makes one tensor `(*shape)` of n."""
     return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere)
 
@@ -322,6 +346,6 @@ def transform(
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: str = "linear",
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
     return _wrap(False, paper, needs, laws, folds, fused, vary, elsewhere)

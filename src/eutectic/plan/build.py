@@ -9,7 +9,7 @@ from pathlib import Path
 from eutectic.checkpoint.config_changes import ConfigChanges
 from eutectic.checkpoint.sidecars import Sidecar, plan_sidecars
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.checkpoint.writer import ShardLayout, lay_out
+from eutectic.checkpoint.writer import ShardLayout, lay_out, lay_out_one
 from eutectic.errors import RecipeError
 from eutectic.layout.layout import Place
 from eutectic.layout.match import Report, compare
@@ -22,6 +22,8 @@ from eutectic.recipe.model import BASE, Recipe
 
 #: Share of the machine's memory that a run may hold when nobody says otherwise.
 DEFAULT_SHARE = 0.5
+#: The file of merged differences.
+DELTA = "delta.safetensors"
 
 
 def build(
@@ -33,6 +35,7 @@ def build(
     memory: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    skip: int = 0,
 ) -> Plan:
     """Plans a recipe over open checkpoints. No tensor is read.
 
@@ -44,6 +47,7 @@ def build(
         memory: bytes the run may hold; half of the machine's if None.
         threads: workers; one a usable core if None.
         device: `cpu`, or where torch computes.
+        skip: how many first steps of every chain the models have behind them.
 
     Raises:
         MismatchError: when the models do not fit together; everything at once.
@@ -52,14 +56,17 @@ def build(
     """
     _check_deltas(base, models)
     report = compare(models, base)
-    decider = Decider(recipe, report, models, base)
+    decider = Decider(recipe, report, models, base, skip)
     fates = decider.decide()
     inputs = (*([base] if base else []), *models)
     check_spans(fates.merged, inputs)
     fingerprints = {str(number): checkpoint.source.fingerprint() for number, checkpoint in enumerate(inputs)}
-    metadata = {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
-    layout = lay_out(fates.order, recipe.output.shard_size, metadata)
-    sidecars = _sidecars(recipe, base, models, report, decider, fates)
+    metadata = recipe_metadata(recipe)
+    if recipe.output.form == "model":
+        layout = lay_out(fates.order, recipe.output.shard_size, metadata)
+        sidecars = _sidecars(recipe, base, models, report, decider, fates)
+    else:  # differences are no model, and nothing should take them for one
+        layout, sidecars = lay_out_one(fates.order, DELTA, metadata | {"eutectic_deltas": "true"}), ()
     double = work_doubles(recipe, fates.merged)
     budget = default_memory() if memory is None else memory
     planned, held = schedule(
@@ -86,9 +93,14 @@ def build(
         int(costs) + copies,
         costs / sum(once) if sum(once) else 1.0,
         tuple(report.summary()),
-        _job(recipe, fingerprints, layout, sidecars, version, device),
+        job_of(recipe, fingerprints, layout, sidecars, version, device),
         fingerprints,
     )
+
+
+def recipe_metadata(recipe: Recipe) -> dict[str, str]:
+    """Returns what a weight file says of itself."""
+    return {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
 
 
 def default_memory() -> int:
@@ -153,7 +165,7 @@ def _changes(recipe: Recipe, report: Report, decider: Decider, fates: Fates) -> 
     return ConfigChanges(dtype, blocks, rows)
 
 
-def _job(
+def job_of(
     recipe: Recipe,
     fingerprints: Mapping[str, str],
     layout: ShardLayout,

@@ -22,7 +22,7 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
     """
     get = f"{format_bytes(plan.downloads)} to download first" if plan.downloads else "nothing to download"
     lines = [
-        f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
+        f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.read)))}",
         f"reads     {format_bytes(plan.reads)} in {plan.sweeps:.3g} sweep(s) over the models; {get}",
         (
             f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} "
@@ -96,11 +96,11 @@ def describe(plan: "Plan") -> dict[str, Any]:
     """Returns the plan as plain data, for `--json`."""
     return {
         "job": plan.job,
-        "inputs": [checkpoint.reference for checkpoint in plan.inputs],
+        "inputs": [checkpoint.reference for checkpoint in plan.read],
         "reads": plan.reads,
         "writes": plan.writes,
         "downloads": plan.downloads,
-        "downloads_by_input": {each.reference: _away(each) for each in plan.inputs},
+        "downloads_by_input": {each.reference: _away(each) for each in plan.read},
         "sweeps": round(plan.sweeps, 3),
         "peak": plan.peak,
         "budget": plan.budget,

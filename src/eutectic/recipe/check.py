@@ -84,6 +84,7 @@ class _Checker:
             yield from self.slice(("slices", place), piece)
         for place, rule in enumerate(self.recipe.rules):
             yield from self.rule(("rules", place), rule)
+        yield from self.form()
         yield from self.policies()
         if self.complete:
             yield from self.absent()
@@ -238,6 +239,17 @@ class _Checker:
         if not rule.set and rule.keep is None and rule.method is None:
             yield Problem(key, "expected set, keep or method, found none: the rule changes nothing")
 
+    def form(self) -> Iterator[Problem]:
+        """What is written: an adapter's size belongs to an adapter, and differences know no blocks of other models."""
+        output = self.recipe.output
+        for key in ("rank", "error", "rest"):
+            if getattr(output, key) != getattr(Output(), key) and output.form != "adapter":
+                yield Problem(("output", key), f"{key} is an adapter's; write form: adapter beside it")
+        if output.form != "model" and self.recipe.slices:
+            yield Problem(("slices",), f"slices make a model of other blocks, which is no {output.form} of the base")
+        if output.form != "model" and output.tokenizer is not None:
+            yield Problem(("output", "tokenizer"), f"expected form: model, found {output.form}, which has no tokenizer")
+
     def policies(self) -> Iterator[Problem]:
         """Policies that lean on a base, and the tokenizer's donor."""
         if self.recipe.output.tokenizer is not None:
@@ -251,7 +263,8 @@ class _Checker:
         for key, chain in self.chains.items():
             for place, bound in enumerate(chain or ()):
                 where = (*key, place)
-                if bound.method.needs.base and self.recipe.base is None:
+                # Differences are merged around zeros, so adapters that stay adapters need no base.
+                if bound.method.needs.base and self.recipe.base is None and self.recipe.output.form == "model":
                     yield Problem(where, f"{bound.method.name} needs a base; add `base:`")
                 for site, count, base in self.counts(where):
                     text = miscount(bound.method, count, base)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from eutectic.adapters.factors import FactorStore, Pair, read_small, widened
+from eutectic.adapters.stored import FactorStore, Pair, read_small, widened
 from eutectic.checkpoint.safetensors import SafetensorsFile
 from eutectic.checkpoint.spec import DTYPES
 from eutectic.errors import CheckpointError

@@ -79,7 +79,7 @@ class Maker:
         made = step.method.on_factors(
             factor_site(site, tuple(self._read(site)), self._seed), **numbers(step.method, step.values)
         )
-        found = made if isinstance(made, Tensor | Factors) else None
+        found = made if isinstance(made, (torch.Tensor, Factors)) else None
         if found is None or tuple(found.shape) != site.shape:
             raise UndeclaredNeed(f"{site.name}: {step.method.name} returned no update of shape {site.shape}")
         return found
@@ -212,7 +212,7 @@ def fitted(made: Factors | Tensor, rank: int) -> Truncated:
 
     Factors that fit are kept as they are; nothing is lost then.
     """
-    if isinstance(made, Tensor):
+    if isinstance(made, torch.Tensor):
         cut = compress(made, rank)
     elif made.rank > rank:
         cut = spectrum(made).cut(rank)
@@ -236,7 +236,7 @@ def ranks_for(
 
     def measure(_: None, site: FactorSite) -> None:
         made = maker.make(site)
-        cut = compress(made, most, error) if isinstance(made, Tensor) else spectrum(made)
+        cut = compress(made, most, error) if isinstance(made, torch.Tensor) else spectrum(made)
         if isinstance(cut, Truncated):
             found[site.name] = cut.factors.rank
         else:

@@ -132,7 +132,7 @@ def route_of(recipe: Recipe, models: Sequence[Checkpoint]) -> Route:
     if whole is not None:
         raise RecipeError(
             f"{name} works on the stored factors of LoRA adapters, and {whole} has none everywhere (a full model, "
-            "DoRA, or tensors stored in full); extract an adapter first (eutectic adapter extract), or take another method"
+            "DoRA, or tensors stored in full); extract an adapter first (eutectic adapter extract)"
         )
     return Route.METHOD if chains[0][0].method.combines else Route.BASIS
 

@@ -81,7 +81,7 @@ def describe_fates(plan: Plan) -> dict[str, str]:
         for site in plan.merged
     }
     made = plan.losses is not None
-    fates |= {each.spec.name: each.why if made else f"copied: {each.why}" for each in plan.copied}
+    fates |= {each.spec.name: f"{'made' if made else 'copied:'} {each.why}" for each in plan.copied}
     return fates | {each.name: f"dropped: {each.why}" for each in plan.dropped}
 
 

@@ -151,7 +151,7 @@ def build_adapter(
 def _why(site: FactorSite, recipe: Recipe) -> str:
     chain = ", then ".join(step.method for step in recipe.method)
     of = f" of {site.ranks}" if site.feeds else ""
-    return f"made by {chain}, rank {site.rank}{of}"
+    return f"by {chain}, rank {site.rank}{of}"
 
 
 def _config(recipe: Recipe, models: Sequence[Checkpoint], sites: Sequence[FactorSite], rest: Sorted | None) -> bytes:

@@ -61,7 +61,8 @@ def _away(checkpoint: Checkpoint) -> int:
 def _summary(plan: "Plan") -> list[str]:
     chains = Counter(", then ".join(step.method.name for step in site.steps) for site in plan.merged)
     lines = [f"merged    {count} tensors by {chain}" for chain, count in chains.items()]
-    lines += [f"copied    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
+    fate = "copied" if plan.losses is None else "made  "
+    lines += [f"{fate}    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
 
@@ -73,7 +74,8 @@ def _tensor_lines(plan: "Plan") -> list[str]:
             f"merged    {site.spec.name} {site.spec.dtype} {list(site.spec.shape)}: {steps}"
             + (f"; {site.why}" if site.why else "")
         )
-    lines += [f"copied    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
+    fate = "copied" if plan.losses is None else "made  "
+    lines += [f"{fate}    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
 

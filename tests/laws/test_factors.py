@@ -19,7 +19,9 @@ ON_FACTORS = {name: method for name, method in METHODS.items() if method.needs.d
 ALL = pytest.mark.parametrize("method", ON_FACTORS.values(), ids=ON_FACTORS)
 Parts = tuple[Factors, ...]
 #: Three adapters of one rank: methods that take others have tests of their own for those.
-SAMPLES: tuple[Parts, ...] = tuple(updates(3, shape, (3,), seed) for seed, shape in enumerate([(7, 9), (12, 5), (4, 4)]))
+SAMPLES: tuple[Parts, ...] = tuple(
+    updates(3, shape, (3,), seed) for seed, shape in enumerate([(7, 9), (12, 5), (4, 4)])
+)
 Law = Callable[[Method[Any], Values, Parts], tuple[torch.Tensor, torch.Tensor]]
 
 

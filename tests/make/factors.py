@@ -41,9 +41,7 @@ def made(step: Step, parts: Sequence[Factors], seed: int = 0, name: str = "w") -
     return method.on_factors(Site(name, len(parts), Key(seed, name), {}, updates=tuple(parts)), **given)
 
 
-def merged(
-    step: Step, parts: Sequence[Factors], then: Step = ("task_arithmetic", {}), seed: int = 0
-) -> torch.Tensor:
+def merged(step: Step, parts: Sequence[Factors], then: Step = ("task_arithmetic", {}), seed: int = 0) -> torch.Tensor:
     """Returns the merged update (d_out, d_in); coordinates are merged by `then` and carried back."""
     found = made(step, parts, seed)
     if isinstance(found, Coordinates):
@@ -60,5 +58,3 @@ def mixed(part: Factors, seed: int = 0) -> Factors:
     turn = torch.randn(part.rank, part.rank, generator=source, dtype=torch.float64).to(part.b.dtype)
     turn = turn + 2 * torch.eye(part.rank, dtype=part.b.dtype)
     return Factors(part.b @ turn, torch.linalg.solve(turn, part.a), part.scale)
-
-

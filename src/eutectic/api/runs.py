@@ -10,7 +10,7 @@ from typing import Any
 from eutectic import speed
 from eutectic.about import VERSION
 from eutectic.api import models
-from eutectic.api.differences import plan_differences
+from eutectic.api.differences import around_factors, is_many_summed, merged_updates, plan_differences, works_on_factors
 from eutectic.api.recipes import read
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
 from eutectic.checkpoint.open import open_source
@@ -77,12 +77,16 @@ def _check_device(device: str) -> None:
 def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline: bool) -> Plan:
     if threads is not None and threads < 1:
         raise RecipeError(f"expected at least one thread, found {threads}")
+    if recipe.output.form == "model" and works_on_factors(recipe):
+        recipe = around_factors(recipe)
     stages = sum(1 for entry in recipe.models if entry.recipe is not None)
     share = budget // (stages + 1)
-    held: list[Plan] = []
+    held: list[int] = []
     short: list[OverBudget] = []
 
     def stage(inner: Recipe) -> Checkpoint:
+        if inner.output.form == "adapter":
+            return updates(inner)
         # A stage's tensors are handed on in work precision: its own output type would round a second time.
         if inner.output.dtype == "as-base":
             wide = inner.output.model_copy(update={"dtype": "float64" if inner.dtype == "float64" else "float32"})
@@ -92,12 +96,29 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         except OverBudget as error:  # planned with what it needs, to learn what the others need
             short.append(error)
             planned = _plan(inner, error.needed, threads, device, offline)
-        held.append(planned)
+        held.append(planned.peak)
         return staged(planned, f"recipe {len(held)}")
 
+    def updates(inner: Recipe) -> Checkpoint:
+        # Names and orientation are the base's, so that what the stage makes fits it.
+        inner = inner.model_copy(update={"base": inner.base or recipe.base})
+        under, adapters = open_inputs(inner, stage, offline=offline)
+        how = {"under": under, "version": VERSION, "name": f"recipe {len(held) + 1}"}
+        try:
+            made, peak = merged_updates(inner, adapters, memory=share, **how)
+        except OverBudget as error:
+            short.append(error)
+            made, peak = merged_updates(inner, adapters, memory=error.needed, **how)
+        held.append(peak)
+        return made
+
     base, models = open_inputs(recipe, stage, offline=offline)
-    room = share if short else budget - sum(each.peak for each in held)
+    room = share if short else budget - sum(held)
     try:
+        if recipe.output.form == "model" and is_many_summed(recipe, models):
+            for each in [*([base] if base else []), *models]:
+                each.source.close()
+            return _plan(around_factors(recipe), budget, threads, device, offline)
         planner = build if recipe.output.form == "model" else plan_differences
         built = planner(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
         if short:

@@ -105,6 +105,14 @@ class FactorSite:
         )
 
     @property
+    def dense_shape(self) -> tuple[int, ...]:
+        """The shape of the base's tensor."""
+        out, columns = self.shape
+        if self.transposed:
+            return columns, out
+        return out, columns // math.prod(self.kernel), *self.kernel
+
+    @property
     def matrix_shape(self) -> tuple[int, int]:
         """The shape of the update as the base keeps it, flattened to a matrix."""
         return (self.shape[1], self.shape[0]) if self.transposed else self.shape

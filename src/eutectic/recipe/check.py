@@ -110,8 +110,12 @@ class _Checker:
         if self.stage >= DEEPEST_STAGE:
             yield Problem(key, f"expected at most {DEEPEST_STAGE} recipes within one another, found more")
             return
-        if inner.output != Output():
-            yield Problem((*key, "output"), "only the outermost recipe writes an output; move it there")
+        sized = {"form", "rank", "error"} if inner.output.form == "adapter" else set()
+        if inner.output.model_copy(update={k: getattr(Output(), k) for k in sized}) != Output():
+            text = (
+                "only the outermost recipe writes an output; of a stage's, form: adapter, rank and error have a meaning"
+            )
+            yield Problem((*key, "output"), text)
         for problem in _Checker(inner, self.complete, self.stage + 1).run():
             yield Problem(key + problem.key, problem.text)
 

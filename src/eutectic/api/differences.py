@@ -80,11 +80,12 @@ def plan_differences(
 
 
 def merged_updates(
-    recipe: Recipe, models: Sequence[Checkpoint], *, version: str, memory: int, name: str
+    recipe: Recipe, models: Sequence[Checkpoint], *, under: Checkpoint | None, version: str, memory: int, name: str
 ) -> tuple[Checkpoint, int]:
     """Opens what a recipe makes of adapters as deltas, to be merged with others around a base.
 
-    Without a rank and an error in the recipe nothing is cut off.
+    Without a rank and an error in the recipe nothing is cut off. `under` is the base that the adapters were fitted to;
+    it is closed with them.
 
     Returns:
         The checkpoint, and the bytes that reading it holds at most.
@@ -97,11 +98,13 @@ def merged_updates(
     made = _prepare(recipe, None, models, memory, 1, version, cut=False)
     if made.route is Route.DENSE:
         raise RecipeError(
-            f"{name}: expected a weighted sum of LoRA adapters or a method on factors; leave out its output"
+            f"{name}: expected a weighted sum of LoRA adapters, or a method on factors, for form: adapter; leave the form "
+            "out of this stage, and updates are merged as differences"
         )
     workers, each = crew(made.sites, made.route, memory - made.held, 1)
     kept = max(4 * site.shape[0] * site.shape[1] for site in made.sites)
-    source = UpdateSource(made.sites, made.maker, models, name, recipe.digest())
+    parts = (*models, *([under] if under is not None else []))
+    source = UpdateSource(made.sites, made.maker, parts, name, recipe.digest())
     return Checkpoint(name, source, deltas=True), workers * each + made.held + kept
 
 

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,12 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         # Names and orientation are the base's, so that what the stage makes fits it.
         inner = inner.model_copy(update={"base": inner.base or recipe.base})
         under, adapters = open_inputs(inner, stage, offline=offline)
-        how = {"under": under, "version": VERSION, "name": f"recipe {len(held) + 1}"}
+        make = partial(merged_updates, inner, adapters, under=under, version=VERSION, name=f"recipe {len(held) + 1}")
         try:
-            made, peak = merged_updates(inner, adapters, memory=share, **how)
+            made, peak = make(memory=share)
         except OverBudget as error:
             short.append(error)
-            made, peak = merged_updates(inner, adapters, memory=error.needed, **how)
+            made, peak = make(memory=error.needed)
         held.append(peak)
         return made
 

@@ -87,7 +87,7 @@ class UpdateSource:
             return values
         whole = made.folded()
         b, a = (whole.a.T, whole.b.T) if site.transposed else (whole.b, whole.a)
-        return Product(*(each.to(torch.float32).contiguous().numpy() for each in (b, a)), 1.0)
+        return Product(b.to(torch.float32).contiguous().numpy(), a.to(torch.float32).contiguous().numpy(), 1.0)
 
     def will_need(self, name: str, start: int, stop: int) -> None:
         """Does nothing: factors are small."""

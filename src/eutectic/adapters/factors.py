@@ -195,22 +195,23 @@ def compress(matrix: Tensor, rank: int | None = None, error: float | None = None
             return _cut(_whole(matrix), rank, error)
 
 
-def total(parts: Iterable[tuple[Factors, float]], shape: tuple[int, int]) -> Factors | Tensor:
+def total(parts: Iterable[tuple[Factors, float]], shape: tuple[int, int], most: int) -> Factors | Tensor:
     """Returns a weighted sum of any number of updates in bounded memory, holding few of them at once.
 
-    It is exact in factored form while the ranks add up to at most half of the shorter side; beyond that a concatenation
-    is larger than the matrix, and the sum is the dense float32 matrix, to which products are added in order.
+    It is factored, and exact, while the ranks add up to at most `most`. Beyond that it is the dense float32 matrix, to
+    which products are added in order: its size and the work for one more update do not grow with their number.
 
     Args:
         parts: updates and weights.
         shape: their (d_out, d_in).
+        most: the largest sum of ranks that stays factored.
     """
     held: list[Factors] = []
     dense: Tensor | None = None
     for update, weight in parts:
         held.append(update.scaled(weight).folded())
         ranks = sum(each.rank for each in held)
-        if dense is None and ranks > min(shape) // 2:
+        if dense is None and ranks > most:
             dense = torch.zeros(shape)
         if dense is not None and ranks >= _BATCH:
             dense, held = _added(dense, held), []

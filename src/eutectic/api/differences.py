@@ -98,11 +98,11 @@ def merged_updates(
     made = _prepare(recipe, None, models, memory, 1, version, cut=False)
     if made.route is Route.DENSE:
         raise RecipeError(
-            f"{name}: expected a weighted sum of LoRA adapters, or a method on factors, for form: adapter; leave the form "
+            f"{name}: expected a weighted sum of LoRA adapters, or a method on factors, for form: adapter; leave it "
             "out of this stage, and updates are merged as differences"
         )
     workers, each = crew(made.sites, made.route, memory - made.held, 1)
-    kept = max(4 * site.shape[0] * site.shape[1] for site in made.sites)
+    kept = max(8 * site.shape[0] * site.shape[1] for site in made.sites)  # two dense updates
     parts = (*models, *([under] if under is not None else []))
     source = UpdateSource(made.sites, made.maker, parts, name, recipe.digest())
     return Checkpoint(name, source, deltas=True), workers * each + made.held + kept

@@ -62,7 +62,7 @@ class Maker:
     def make(self, site: FactorSite) -> Factors | Tensor:
         """Returns the update of a module, (d_out, d_in) as the module's factors have it."""
         if site.weights is not None:
-            return total(zip(self._read(site), site.weights, strict=True), site.shape)
+            return total(zip(self._read(site), site.weights, strict=True), site.shape, site.most)
         if self._merged is None:
             return self._method(site)
         merged = read_matrix(self._merged, site.name)

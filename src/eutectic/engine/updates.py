@@ -18,7 +18,7 @@ from eutectic.numerics.tensors import torch
 from eutectic.plan.factored import FactorSite
 
 #: Modules kept after they were made: slices of one are read one after the other, by several threads.
-_KEPT = 4
+_KEPT = 2
 
 
 class UpdateSource:

@@ -29,13 +29,14 @@ def making_bytes(site: FactorSite, route: Route) -> int:
     sides, dense = out + columns, 4 * out * columns
     most = max((feed.rank for feed in site.feeds), default=0)
     rank = site.rank or min(site.shape)
-    ranks = min(site.ranks, min(site.shape) // 2 + most) if site.weights is not None else site.ranks
+    summed = site.weights is not None
+    ranks = min(site.ranks, site.most + most) if summed else site.ranks
     factors = 4 * sides * max(1, ranks)
     step = site.steps[0].method.needs_for(dict(site.steps[0].values)) if site.steps else None
-    if site.weights is not None and site.ranks <= min(site.shape) // 2:
+    if summed and site.ranks <= site.most:
         return factors * 2 + (2 * factors * _COPIES if rank < site.ranks else 0)
-    if site.weights is not None:
-        return 3 * factors + dense + _compressing(site, rank)
+    if summed:
+        return 2 * factors + dense + _compressing(site, rank)
     if route is Route.METHOD and step is not None:
         own = int(factors * (1 + step.scratch) + dense * step.dense)
         cut = _compressing(site, rank) if step.rank == "full" else 2 * factors * _COPIES * (rank < ranks)

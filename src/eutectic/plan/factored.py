@@ -34,6 +34,10 @@ from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.resolve import ResolvedStep, Resolver
 
 
+#: Matrices whose shorter side is at most this are small.
+_SMALL = 512
+
+
 class Route(enum.Enum):
     """How the update of a module is made; see the module's docstring."""
 
@@ -86,6 +90,16 @@ class FactorSite:
     def ranks(self) -> int:
         """The sum of the feeds' ranks: what an exact sum's rank is at most."""
         return sum(feed.rank for feed in self.feeds)
+
+    @property
+    def most(self) -> int:
+        """The sum of ranks up to which a sum stays factored.
+
+        Half of the shorter side where nothing is cut off: beyond it the factors are larger than the matrix. Where they
+        are decomposed the dense matrix is cheaper much earlier, unless it is small.
+        """
+        least = min(self.shape)
+        return least // 2 if self.rank == self.ranks or least <= _SMALL else least // 8
 
     @property
     def specs(self) -> tuple[TensorSpec, TensorSpec]:

@@ -241,14 +241,13 @@ def _subspace(matrix: Tensor, width: int, rank: int | None) -> Spectrum:
     start = torch.randn(matrix.shape[1], width, generator=source, dtype=matrix.dtype)
     basis = torch.linalg.qr(matrix @ start)[0]  # (d_out, width)
     norm_squared = float(torch.linalg.vector_norm(matrix, dtype=torch.float64)) ** 2
-    before = math.inf
-    for _ in range(_MOST_ITERATIONS):
+    left = math.inf
+    for last in range(_MOST_ITERATIONS):
         across, small = torch.linalg.qr((matrix.T @ basis).double())  # (d_in, width), (width, width)
         u, s, vt = torch.linalg.svd(small.T)
-        left = norm_squared - float(s[:rank].square().sum())
-        if before - left <= _SETTLED * max(left, 0.0):
+        before, left = left, norm_squared - float(s[:rank].square().sum())
+        if before - left <= _SETTLED * max(left, 0.0) or last == _MOST_ITERATIONS - 1:
             break
-        before = left
         basis = torch.linalg.qr(matrix @ across.to(matrix.dtype))[0]
     found = Spectrum(basis.double() @ u, s, (across @ vt.T).T)
     return replace(found, rest=_residual(matrix, found))

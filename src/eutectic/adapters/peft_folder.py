@@ -31,8 +31,7 @@ def adapter_config(
         base_name: the base, where it is known.
     """
     rank = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
-    # PEFT takes the first pattern that matches the end of a module's name: the longest come first.
-    others = {name: ranks[name] for name in sorted(ranks, key=lambda name: (-len(name), name)) if ranks[name] != rank}
+    others = _patterns(ranks, rank)
     config: dict[str, Any] = {
         "peft_type": "LORA",
         "task_type": task,
@@ -53,6 +52,20 @@ def adapter_config(
         "init_lora_weights": True,
     }
     return (json.dumps(config, indent=2) + "\n").encode()
+
+
+def _patterns(ranks: Mapping[str, int], usual: int) -> dict[str, int]:
+    """Returns the ranks that differ, as patterns: PEFT takes the first that a module's name ends with.
+
+    So the longest come first, and a module of the usual rank is named where the name of another is its ending.
+    """
+    unusual = {name for name, rank in ranks.items() if rank != usual}
+    caught = {name for name in ranks if any(name[at + 1 :] in unusual for at in _dots(name))}
+    return {name: ranks[name] for name in sorted(unusual | caught, key=lambda name: (-len(name), name))}
+
+
+def _dots(name: str) -> list[int]:
+    return [at for at, character in enumerate(name) if character == "."]
 
 
 def agreed(configs: Sequence[Mapping[str, Any]], key: str) -> str | None:

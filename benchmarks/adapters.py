@@ -242,7 +242,9 @@ def main() -> None:
         print("\n| adapters | CPU seconds | each | memory |\n|---|---|---|---|")
         for row in rows:
             print("| " + " | ".join(row) + " |")
-        print(f"time grows as the number of adapters to the power {more['exponent']:.2f}; {machine()['load before']} load")
+        print(
+            f"time grows as the number of adapters to the power {more['exponent']:.2f}; {machine()['load before']} load"
+        )
 
 
 if __name__ == "__main__":

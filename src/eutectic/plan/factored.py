@@ -33,7 +33,6 @@ from eutectic.recipe.chain import bind
 from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.resolve import ResolvedStep, Resolver
 
-
 #: Matrices whose shorter side is at most this are small.
 _SMALL = 512
 
@@ -95,11 +94,11 @@ class FactorSite:
     def most(self) -> int:
         """The sum of ranks up to which a sum stays factored.
 
-        Half of the shorter side where nothing is cut off: beyond it the factors are larger than the matrix. Where they
-        are decomposed the dense matrix is cheaper much earlier, unless it is small.
+        The shorter side where nothing is cut off: no update has a higher rank. Where factors are decomposed the dense
+        matrix is cheaper much earlier, unless it is small.
         """
         least = min(self.shape)
-        return least // 2 if self.rank == self.ranks or least <= _SMALL else least // 8
+        return least if self.rank == self.ranks else least // 2 if least <= _SMALL else least // 8
 
     @property
     def specs(self) -> tuple[TensorSpec, TensorSpec]:
@@ -240,7 +239,7 @@ def ranked(sites: Sequence[FactorSite], recipe: Recipe, route: Route) -> list[Fa
 def _rank(site: FactorSite, recipe: Recipe, route: Route) -> int:
     asked, least = recipe.output.rank, min(site.shape)
     natural: int | None = site.ranks
-    if route is Route.DENSE or (site.weights is not None and site.ranks > least // 2):
+    if route is Route.DENSE or (site.weights is not None and site.ranks > least):
         natural = None
     elif route is Route.METHOD and site.weights is None:
         kind = site.steps[0].method.needs_for(dict(site.steps[0].values)).rank

@@ -4,8 +4,8 @@
     python -m benchmarks.adapters --out /tmp/adapters --many 0   without the growth
 
 Adapters are synthetic (normal factors, seeded) on attention layers of Llama-7B's shape, 4096 x 4096, rank 16, alpha 32,
-float32. Each route runs in a fresh process on one thread. CPU seconds are those of the merge itself: for PEFT the call of
-`add_weighted_adapter` alone, its loading not counted; for eutectic planning, reading, merging and writing the folder.
+float32. Each route runs in a fresh process on one thread. CPU seconds are those of the merge itself: for PEFT the call
+of `add_weighted_adapter` alone, its loading not counted; for eutectic planning, reading, merging and writing the folder.
 The error is that of the update B A against the sum of the stored updates in float64.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measure import add_report, machine, report, run, spread
+from benchmarks.measure import add_report, report, run, spread
 
 HIDDEN, RANK, ALPHA = 4096, 16, 32
 MODULES = ("q_proj", "v_proj")
@@ -242,9 +242,7 @@ def main() -> None:
         print("\n| adapters | CPU seconds | each | memory |\n|---|---|---|---|")
         for row in rows:
             print("| " + " | ".join(row) + " |")
-        print(
-            f"time grows as the number of adapters to the power {more['exponent']:.2f}; {machine()['load before']} load"
-        )
+        print(f"time grows as the number of adapters to the power {more['exponent']:.2f}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,9 @@ def rank_one(b: list[float], a: list[float], scale: float = 1.0) -> Factors:
 
 
 def test_linear_has_cross_terms() -> None:
-    """B = sum sqrt(w_i s_i) B_i = 1 (1,0) + 2 (0,1) = (1,2); A = (1,1) + 2 (1,-1) = (3,-1). B A = [[3,-1],[6,-2]],
+    """Factors are added apart, each with the root of weight times scale.
+
+    B = sum sqrt(w_i s_i) B_i = 1 (1,0) + 2 (0,1) = (1,2); A = (1,1) + 2 (1,-1) = (3,-1). B A = [[3,-1],[6,-2]],
     where the sum of the updates is [[1,1],[4,-4]].
     """
     parts = [rank_one([1, 0], [1, 1], 2.0), rank_one([0, 1], [1, -1], 4.0)]
@@ -41,7 +43,9 @@ def test_negative_weights_stay_negative() -> None:
 
 
 def test_ties_votes_before_weights() -> None:
-    """Columns of A: (3, -1) and (-2, -1), no pruning; votes +1 and -2. The first column keeps 3 w_1 over one who
+    """Signs are elected on factors without their weights.
+
+    Columns of A: (3, -1) and (-2, -1), no pruning; votes +1 and -2. The first column keeps 3 w_1 over one who
     agrees, the second the mean of -1 and -1. A = (3, -1), B = (1): all agree on (1, 1), mean 1.
     """
     parts = [rank_one([1.0], [3.0, -1.0]), rank_one([1.0], [-2.0, -1.0])]

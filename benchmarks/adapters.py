@@ -5,7 +5,7 @@
 
 Adapters are synthetic (normal factors, seeded) on attention layers of Llama-7B's shape, 4096 x 4096, rank 16, alpha 32,
 float32. Each route runs in a fresh process on one thread. CPU seconds are those of the merge itself: for PEFT the call
-of `add_weighted_adapter` alone, its loading not counted; for eutectic planning, reading, merging and writing the folder.
+of `add_weighted_adapter` alone, its loading not counted; for eutectic planning, reading, merging, writing the folder.
 The error is that of the update B A against the sum of the stored updates in float64.
 """
 

@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -100,6 +100,7 @@ class LoraConfig:
         dora: weights are rescaled to stored magnitudes after the update.
         saved: names of modules stored in full.
         raw: everything the file says.
+        by_name: rank and alpha by module, for formats that keep them so; what it names needs no pattern.
     """
 
     where: str
@@ -113,14 +114,16 @@ class LoraConfig:
     dora: bool
     saved: tuple[str, ...]
     raw: Mapping[str, Any]
+    by_name: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     def rank_of(self, module: str) -> int:
         """Returns the rank the configuration gives a module."""
-        return _of(self.rank_pattern, module, self.rank)
+        return self.by_name[module][0] if module in self.by_name else _of(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
         """Returns the factor on the product B A of a module."""
-        rank, alpha = self.rank_of(module), _of(self.alpha_pattern, module, self.alpha)
+        rank = self.rank_of(module)
+        alpha = self.by_name[module][1] if module in self.by_name else _of(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 

@@ -49,6 +49,7 @@ def merge_adapters(
     base: Checkpoint | str | os.PathLike[str] | None = None,
     rank: int | None = None,
     error: float | None = None,
+    rest: str = "error",
     dtype: str = "as-base",
     seed: int = 0,
 ) -> Recipe:
@@ -63,6 +64,7 @@ def merge_adapters(
         base: the base, where an adapter's update depends on it.
         rank: the most that an update may have.
         error: the share of each update's norm that may be lost.
+        rest: what becomes of tensors that adapters store in full: `error`, `save` or `drop`.
         dtype: the type of the factors; the first adapter's by default.
         seed: of random methods.
 
@@ -70,7 +72,7 @@ def merge_adapters(
         RecipeError: when weights and adapters differ in number, or the method does not fit.
     """
     chain = "task_arithmetic" if method is None else method
-    output = _output(rank, error, dtype)
+    output = _output(rank, error, dtype) | ({} if rest == "error" else {"rest": rest})
     return merge(_weighted(adapters, weights, method is None), method=chain, base=base, seed=seed, output=output)
 
 

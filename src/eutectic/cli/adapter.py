@@ -20,7 +20,12 @@ Weights = Annotated[list[float] | None, typer.Option("--weight", "-w", help="How
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Names = Annotated[list[str], typer.Argument(help="Adapters.")]
 
-adapter = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Extract, merge, fold and inspect adapters.")
+adapter = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Extract, merge, fold and inspect adapters.",
+    epilog="--debug shows the traceback of an error.",
+)
 
 
 @adapter.command()
@@ -52,6 +57,7 @@ def merge(
     error: Error = None,
     weights: Weights = None,
     base: Annotated[str | None, typer.Option("--base", "-b", help="Their base, where updates depend on it.")] = None,
+    rest: Annotated[str, typer.Option(help="Tensors stored in full: error, save or drop.")] = "error",
     dtype: Dtype = "as-base",
     memory: Memory = None,
     threads: Threads = None,
@@ -68,7 +74,9 @@ def merge(
         output = read.output.model_copy(update={"form": "adapter"} | asked)
         recipe = read.model_copy(update={"output": output})
     else:
-        recipe = adapters.merge_adapters(inputs, weights=weights, base=base, rank=rank, error=error, dtype=dtype)
+        recipe = adapters.merge_adapters(
+            inputs, weights=weights, base=base, rank=rank, error=error, rest=rest, dtype=dtype
+        )
     planned = runs.plan(recipe, memory=memory, threads=threads, offline=offline)
     carry_out(planned, out, as_json=as_json, quiet=quiet)
 

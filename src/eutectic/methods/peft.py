@@ -48,7 +48,7 @@ def _needs(*, type: str, **_: object) -> Needs:  # noqa: A002 - the recipe's wor
 
 
 @combine(
-    Paper("https://github.com/huggingface/peft", "PEFT add_weighted_adapter (0.21.2)", 2023),
+    Paper("github:huggingface/peft", "PEFT add_weighted_adapter", 2023),
     needs=Needs(domain=Domain.FACTORS, random=True, scratch=6.0, rank="max"),
     laws=Laws(symmetric=True, fixed_point=True, identity=False, shift=True, scale=True, gauge=False),
     vary=_needs,

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from eutectic.errors import RecipeError, nearest
 from eutectic.layout.roles import Role
 from eutectic.methods import METHODS
-from eutectic.methods.declare import REQUIRED
+from eutectic.methods.declare import REQUIRED, Domain
 from eutectic.recipe.chain import Bound, ambiguous, bind_loosely, check_value, miscount, owners
 from eutectic.recipe.model import BASE, ModelEntry, Output, Recipe, Rule, Slice, Step
 from eutectic.recipe.values import Coefficient, Value, show
@@ -148,6 +148,8 @@ class _Checker:
             if bound is None:
                 continue
             method, last = bound[place].method, place == len(steps) - 1
+            if method.needs.domain is Domain.FACTORS and place:
+                yield Problem((*key, place), f"{method.name} works on stored factors; put it first in the chain")
             if method.combines and not last:
                 yield Problem((*key, place), f"{method.name} makes one model of all; only the last of a chain may")
             if last and not method.combines:
@@ -190,6 +192,9 @@ class _Checker:
         if isinstance(value, Coefficient) and value.of == "delta" and self.recipe.base is None and self.complete:
             yield Problem(key, "norms of differences need a base; add `base:`, or use `of: finetuned`")
         for place, parameter in found:
+            if isinstance(value, Coefficient) and chain[place].method.needs.domain is Domain.FACTORS:
+                yield Problem(key, f"{chain[place].method.name} sees factors, which a source of weights cannot measure")
+                continue
             try:
                 check_value(chain[place].method, parameter, value)
             except RecipeError as error:

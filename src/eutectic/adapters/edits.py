@@ -56,6 +56,11 @@ def edits_alone(names: Names, config: LoraConfig, header: Header, where: str) ->
         raise CheckpointError(
             f"{where}: tensor '{key}' replaces '{name}' in full, so its difference needs the base; give the base too"
         )
+    if config.parameters:
+        raise CheckpointError(
+            f"{where}: updates stacked parameters ('{config.parameters[0]}'), whose shape only the base tells; "
+            "give the base too"
+        )
     edits: dict[str, Edit] = {}
     for module in names.modules.values():
         if module.magnitude is not None:
@@ -87,6 +92,7 @@ def edits_against(
         fit.place_full(name, key)
     for module in names.modules.values():
         fit.place_module(module)
+    fit.check_stacked()
     return fit.edits
 
 
@@ -100,6 +106,7 @@ class _Fit:
         self._resolver = Resolver(base)
         self._votes = Orientations(base)
         self._origin: dict[str, str] = {}  # target -> the adapter's name for it
+        self._stacked: set[str] = set()  # which of the configuration's parameters have factors
 
     def place_full(self, name: str, key: str) -> None:
         """Adds a tensor stored in full."""
@@ -114,6 +121,8 @@ class _Fit:
 
     def place_module(self, module: Module) -> None:
         """Adds a module's factors, and the update of its bias if it has one."""
+        if self._config.parameters and self._place_stacked(module):
+            return
         out, inputs = _product_shape(module, self._config, self._header, self._where)
         scale = self._config.scale_of(module.name)
         name = f"{module.name}.weight"
@@ -128,6 +137,51 @@ class _Fit:
             target = self._resolver.find(name, self._where) or name
             edit = replace(self.edits.get(target, Edit(target, (out,))), shape=(out,))
             self._place(name, module.bias, replace(edit, shift=(module.bias, scale)))
+
+    def _place_stacked(self, module: Module) -> bool:
+        """Adds the factors of a stacked parameter; False when the module holds none that is targeted.
+
+        The file says which module, not which of its parameters: that is the targeted one of fitting shape and rank.
+        """
+        a, b = self._header[module.a], self._header[module.b]
+        under = module.name.replace(".base_layer", "")
+        fitting: list[tuple[str, int, bool, str]] = []
+        known = False
+        for ending in self._config.parameters:
+            parent, _, leaf = ending.rpartition(".")
+            target = self._resolver.find(f"{under}.{leaf}", self._where)
+            if target is None or not f".{under}".endswith(f".{parent}" if parent else ""):
+                continue
+            known = True
+            shape = self._base[target].shape
+            experts = shape[0] if len(shape) == 3 else 1
+            matrix = shape[-2:]
+            if len(a.shape) == len(b.shape) == 2 and self._config.rank_of(f"{under}.{leaf}") * experts == a.shape[0]:
+                for swapped, sides in ((False, (b.shape[0], a.shape[1])), (True, (a.shape[1], b.shape[0]))):
+                    if matrix == sides and b.shape[1] == a.shape[0]:
+                        fitting.append((target, experts, swapped, ending))
+        if not known:
+            return False
+        if len(fitting) != 1:
+            found = ", ".join(sorted({name for name, *_ in fitting})) or "none"
+            raise MismatchError(
+                f"{self._where}: '{module.a}' of shape {a.shape} and its B of shape {b.shape} fit {found} of the "
+                f"targeted parameters in {len(fitting)} ways, expected one; merge the adapter into its base in PEFT"
+            )
+        target, experts, swapped, ending = fitting[0]
+        self._stacked.add(ending)
+        pair = Pair(module.a, module.b, self._config.scale_of(target), swapped, experts)
+        self._place(target, module.a, Edit(target, self._base[target].shape, pair=pair, module=module.name))
+        return True
+
+    def check_stacked(self) -> None:
+        """Checks that every parameter which the configuration targets was met."""
+        for ending in self._config.parameters:
+            if ending not in self._stacked:
+                raise MismatchError(
+                    f"{self._where}: target_parameters names '{ending}', and no factors of the file fit such a "
+                    f"parameter of the base {self._base_name}; take the base this adapter was trained on"
+                )
 
     def _place(self, name: str, key: str, edit: Edit) -> None:
         spec = self._base.get(edit.name)

@@ -66,7 +66,7 @@ def read_kohya(file: Source, base: Iterable[str]) -> tuple[Names, LoraConfig]:
         modules[name] = Module(name, down, up)
         scales[name] = (rank, _alpha(file, found["alpha"]) if "alpha" in found else float(rank))
     raw = {"kohya": {name: list(scale) for name, scale in scales.items()}}
-    config = LoraConfig(file.name, None, 1, 1.0, {}, {}, False, False, False, (), raw, MappingProxyType(scales))
+    config = LoraConfig(file.name, None, 1, 1.0, {}, {}, False, False, False, (), raw, by_name=MappingProxyType(scales))
     return Names(modules, {}), config
 
 

@@ -28,12 +28,15 @@ class Pair:
         b: key of B, (d_out, r, ...).
         scale: the factor on the product.
         transposed: the update is (B A) transposed, as for embeddings and weights stored (in, out).
+        experts: of a stacked parameter (experts, ...), how many updates there are: A is (experts r, d_in), expert by
+            expert; B is (d_out, r experts), the experts' columns in turn.
     """
 
     a: str
     b: str
     scale: float
     transposed: bool
+    experts: int = 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +61,28 @@ class Product:
     def into(self, start: int, out: Floats) -> None:
         """Fills `out` with elements `start, start + 1, ...` of the flattened update; see `lowrank_into`."""
         lowrank_into(self.b, self.a, self.scale, start, out)
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Updates of one shape, one an expert, flattened one after another."""
+
+    products: tuple[Product, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory."""
+        return sum(product.nbytes for product in self.products)
+
+    def into(self, start: int, out: Floats) -> None:
+        """Fills `out` with elements `start, start + 1, ...` of the flattened stack."""
+        size = self.products[0].b.shape[0] * self.products[0].a.shape[1]
+        done = 0
+        while done < out.size:
+            expert, at = divmod(start + done, size)
+            count = min(out.size - done, size - at)
+            self.products[expert].into(at, out[done : done + count])
+            done += count
 
 
 def widened(raw: Buffer, dtype: DType) -> Wide:
@@ -108,6 +133,16 @@ def read_factors(source: Source, pair: Pair, double: bool = False) -> Factors:
     return Factors(torch.from_numpy(b), torch.from_numpy(a), pair.scale)
 
 
+def read_experts(source: Source, pair: Pair, double: bool = False) -> list[Factors]:
+    """Reads the factors of a stacked parameter, one update an expert; of any other pair the only one."""
+    whole = read_factors(source, pair, double)
+    if pair.experts == 1:
+        return [whole]
+    a = whole.a.reshape(pair.experts, -1, whole.a.shape[1])  # (experts, r, d_in)
+    b = whole.b.reshape(whole.b.shape[0], -1, pair.experts)  # (d_out, r, experts)
+    return [Factors(b[:, :, at], a[at], pair.scale) for at in range(pair.experts)]
+
+
 def _finite(source: Source, name: str) -> Wide:
     """Reads a whole tensor, float32 or as float64 as it is, and refuses NaN and infinity."""
     spec = find(source.header, name, source.name)
@@ -132,9 +167,9 @@ class FactorStore:
         self._source = source
         self._limit = limit
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Pair, Product] = OrderedDict()
+        self._kept: OrderedDict[Pair, Product | Stack] = OrderedDict()
 
-    def get(self, pair: Pair) -> Product:
+    def get(self, pair: Pair) -> Product | Stack:
         """Returns a module's factors.
 
         Raises:
@@ -149,9 +184,11 @@ class FactorStore:
                 self._kept.popitem(last=False)
             return factors
 
-    def _read(self, pair: Pair) -> Product:
-        a, b = read_small(self._source, pair.a), read_small(self._source, pair.b)
-        a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
-        if pair.transposed:
-            a, b = b.T, a.T
-        return Product(np.ascontiguousarray(b), np.ascontiguousarray(a), pair.scale)
+    def _read(self, pair: Pair) -> Product | Stack:
+        products = []
+        for factors in read_experts(self._source, pair):
+            a, b = factors.a.numpy(), factors.b.numpy()
+            if pair.transposed:
+                a, b = b.T, a.T
+            products.append(Product(np.ascontiguousarray(b), np.ascontiguousarray(a), pair.scale))
+        return products[0] if len(products) == 1 else Stack(tuple(products))

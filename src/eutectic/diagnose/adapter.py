@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from eutectic.adapters.factors import norm
 from eutectic.adapters.sources import DeltaSource
-from eutectic.adapters.stored import read_factors
+from eutectic.adapters.stored import read_experts
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.errors import CheckpointError
 
@@ -70,9 +70,9 @@ def inspect_updates(checkpoint: Checkpoint) -> AdapterInspection:
         if edit.pair is None:
             updates.append(ModuleUpdate(name, edit.shape, "full", 0, 1.0, math.nan))
             continue
-        factors = read_factors(adapter.file, edit.pair)
+        parts = read_experts(adapter.file, edit.pair)
         kind = "factors" if edit.magnitude is None else "dora"
-        size = math.nan if edit.magnitude is not None else norm(factors)
-        updates.append(ModuleUpdate(name, edit.shape, kind, factors.rank, factors.scale, size))
+        size = math.nan if edit.magnitude is not None else math.hypot(*map(norm, parts))
+        updates.append(ModuleUpdate(name, edit.shape, kind, parts[0].rank, edit.pair.scale, size))
     values = sum(spec.numel for spec in adapter.file.header.values())
     return AdapterInspection(checkpoint.reference, adapter.config.base_name, tuple(updates), values)

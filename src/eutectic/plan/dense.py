@@ -109,7 +109,7 @@ def _edits(deltas: Sequence[Checkpoint]) -> dict[str, Edit]:
     for each in deltas:
         if isinstance(each.source, DeltaSource):
             for name, edit in each.source.adapter.edits.items():
-                if edit.pair is not None:
+                if edit.pair is not None and edit.pair.experts == 1:
                     found.setdefault(name, edit)
     return found
 

@@ -165,7 +165,8 @@ def _plain(model: Checkpoint) -> bool:
 
 
 def _is_product(edit: Edit) -> bool:
-    return edit.pair is not None and edit.magnitude is None and edit.full is None and edit.shift is None
+    plain = edit.magnitude is None and edit.full is None and edit.shift is None
+    return plain and edit.pair is not None and edit.pair.experts == 1
 
 
 def factor_sites(recipe: Recipe, models: Sequence[Checkpoint], layout: Layout, route: Route) -> list[FactorSite]:

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     )
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, verify
+    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, specialise, verify
+    from eutectic.api.soups import Soup, greedy_soup
 
 __all__ = [
     "AdapterInspection",
@@ -51,6 +52,7 @@ __all__ = [
     "Receipt",
     "Recipe",
     "RecipeError",
+    "Soup",
     "TensorDifference",
     "UndeclaredNeed",
     "Verification",
@@ -58,6 +60,7 @@ __all__ = [
     "diff",
     "extract_adapter",
     "fold_adapters",
+    "greedy_soup",
     "inspect",
     "inspect_adapter",
     "merge",
@@ -67,6 +70,7 @@ __all__ = [
     "read",
     "rule",
     "run",
+    "specialise",
     "verify",
 ]
 
@@ -82,7 +86,8 @@ _HOMES = {
     ),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "verify"),
+    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "specialise", "verify"),
+    "soups": ("Soup", "greedy_soup"),
 }
 
 

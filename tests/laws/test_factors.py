@@ -13,7 +13,7 @@ from eutectic.methods.declare import Domain, Laws, Method
 from eutectic.methods.site import Coordinates
 from tests.make.factors import made, merged, mixed, updates
 
-from .samples import POWERS, Values, aside, settings
+from .samples import POWERS, Party, Values, aside, filled, settings
 
 ON_FACTORS = {name: method for name, method in METHODS.items() if method.needs.domain is Domain.FACTORS}
 ALL = pytest.mark.parametrize("method", ON_FACTORS.values(), ids=ON_FACTORS)
@@ -82,7 +82,7 @@ EACH = pytest.mark.parametrize("law", LAWS)
 
 def cases(method: Method[Any]) -> Iterator[tuple[Values, frozenset[str], Parts]]:
     """Yields values, which of them are changed, and adapters."""
-    for values, changed in settings(method, count(method)):
+    for values, changed in settings(method, Party(count(method), True)):
         for parts in SAMPLES if not changed else SAMPLES[:2]:
             yield values, changed, parts[: count(method)]
 
@@ -127,9 +127,8 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
     """Results depend on the seed exactly where a method says that it draws, with these values."""
     differ: dict[bool, list[bool]] = {True: [], False: []}
     for values, _, parts in cases(method):
-        filled = {own.name: values.get(own.name, own.default) for own in method.parameters}
         first, second = (run(method, values, parts, seed) for seed in (0, 1))
-        differ[method.needs_for(filled).random].append(not torch.equal(first, second))
+        differ[method.needs_for(filled(method, values)).random].append(not torch.equal(first, second))
     assert not any(differ[False])
     assert any(differ[True]) == method.needs.random
 
@@ -139,8 +138,7 @@ def test_result_is_what_is_declared(method: Method[Any]) -> None:
     """A combine returns an update of the declared rank, a transform coordinates that give the updates back."""
     for values, _, parts in cases(method):
         found = made((method.name, values), parts)
-        filled = {own.name: values.get(own.name, own.default) for own in method.parameters}
-        needs = method.needs_for(filled)
+        needs = method.needs_for(filled(method, values))
         ranks = [part.rank for part in parts]
         if method.combines:
             assert tuple(found.shape) == parts[0].shape

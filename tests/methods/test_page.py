@@ -35,8 +35,7 @@ def test_description_by_hand() -> None:
         "base": True,
         "models": "at least 1",
         "locality": "element",
-        "matrices_only": False,
-        "adapters_only": False,
+        "domain": "tensors",
         "random": True,
         "fused": True,
     }
@@ -104,9 +103,8 @@ def test_declarations() -> None:
     assert len(lines) == len(METHODS)
     for line, method in zip(lines, METHODS.values(), strict=True):
         name, sees, fused, kept, broken = (cell.strip() for cell in line.strip("|").split("|"))
-        on_factors = method.needs.domain is Domain.FACTORS
-        own = "stored factors" if on_factors else f"{method.needs.locality.name.lower()}s"
-        assert (name, sees) == (f"`{method.name}`", own)
+        domain, locality = method.needs.domain, f"{method.needs.locality.name.lower()}s"
+        assert (name, sees) == (f"`{method.name}`", locality if domain is Domain.ANY else domain.value)
         assert (fused == "yes") == (method.fused is not None)
         assert sorted(filter(None, f"{kept}, {broken}".replace(" ", "").split(","))) == sorted(
             ["symmetric", "fixedpoint", "identity", "shift", "scale", "gauge"], key=str

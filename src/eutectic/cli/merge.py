@@ -30,7 +30,7 @@ def merge(
 
 
 def carry_out(planned: runs.Plan, out: Path, *, fresh: bool = False, as_json: bool, quiet: bool) -> None:
-    """Runs a plan with a progress bar, and prints what came of it."""
+    """Runs a plan with a bar, and says what came of it."""
     runs.check_output(planned, out)
     try:
         with Bar(quiet or as_json) as bar:

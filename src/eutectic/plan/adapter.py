@@ -7,8 +7,9 @@ from typing import Any
 from eutectic.adapters.peft_folder import CONFIG, WEIGHTS, adapter_config, agreed
 from eutectic.checkpoint.sidecars import Sidecar
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.checkpoint.writer import lay_out_one
+from eutectic.checkpoint.writer import ShardLayout, lay_out_one
 from eutectic.errors import OverBudget, RecipeError
+from eutectic.methods.declare import Needs
 from eutectic.plan.build import job_of, recipe_metadata
 from eutectic.plan.dense import Sorted
 from eutectic.plan.factored import FactorSite, Route
@@ -38,13 +39,20 @@ def making_bytes(site: FactorSite, route: Route) -> int:
     if summed:
         return 2 * factors + dense + _compressing(site, rank)
     if route is Route.METHOD and step is not None:
-        own = int(factors * (1 + step.scratch) + dense * step.dense)
+        own = int(factors + _scratch(site, step, factors) + dense * step.dense)
         cut = _compressing(site, rank) if step.rank == "full" else 2 * factors * _COPIES * (rank < ranks)
         return own + cut
     if route is Route.BASIS and step is not None:
         coordinates = 4 * len(site.feeds) * min(out, site.ranks) * columns
-        return int(factors * (1 + step.scratch)) + 2 * coordinates + 2 * factors * _COPIES
+        return int(factors + _scratch(site, step, factors)) + 2 * coordinates + 2 * factors * _COPIES
     return 2 * dense + _compressing(site, rank)
+
+
+def _scratch(site: FactorSite, needs: Needs, factors: int) -> float:
+    """Bytes that a method's function takes beside the factors it is given."""
+    if callable(needs.scratch):
+        return 4 * needs.scratch(len(site.feeds), site.shape)
+    return factors * needs.scratch
 
 
 def _compressing(site: FactorSite, rank: int) -> int:
@@ -143,8 +151,9 @@ def build_adapter(
         reads,
         1.0,
         (),
-        job_of(recipe, fingerprints, layout, sidecars, version, "cpu"),
+        job_of(recipe, fingerprints, layout.shards, sidecars, version, "cpu"),
         fingerprints,
+        ShardLayout((), None),
         losses,
     )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from . import adapters, draws, mergekit, official
+from . import adapters, align, draws, mergekit, official
 from .cases import Case, families_here, not_built
 
 
@@ -13,7 +13,7 @@ def test_golden(case: Case, tmp_path: Path) -> None:
     waiting = not_built()
     if case.name in waiting or case.folder.name in waiting:
         pytest.skip(f"{case.name} waits for its method")
-    runners = [kind.check for kind in (mergekit, official, draws, adapters) if kind.knows(case)]
+    runners = [kind.check for kind in (mergekit, official, draws, align, adapters) if kind.knows(case)]
     assert len(runners) == 1, f"the runner does not know {case.name}; add it, or name it in not_built.txt"
     runners[0](case, tmp_path)
 

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from eutectic import spectra
 from eutectic.checkpoint.difference import Difference, Sum, Zeros
 from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.views import digest_of
 from eutectic.engine.bases import Bases, CoordinateSource
 from eutectic.engine.factored import FactoredSource, Maker, ranks_for, summary
 from eutectic.engine.staged import staged
@@ -160,7 +162,8 @@ def _prepare(
         if rest is not None and rest.saved:
             saved = Sum(_needed(base).source, merged, rest.saved)
     if cut or recipe.output.rank is not None or recipe.output.error is not None:
-        sites = _sized(sites, recipe, route, maker, budget - held, threads)
+        digest = digest_of(version, recipe.digest(), *(each.source.fingerprint() for each in deltas))
+        sites = _sized(sites, recipe, route, maker, budget - held, threads, digest)
     return _Made(sites, maker, route, held, rest, saved)
 
 
@@ -171,13 +174,24 @@ def _needed(base: Checkpoint | None) -> Checkpoint:
 
 
 def _sized(
-    sites: list[FactorSite], recipe: Recipe, route: Route, maker: Maker, budget: int, threads: int | None
+    sites: list[FactorSite],
+    recipe: Recipe,
+    route: Route,
+    maker: Maker,
+    budget: int,
+    threads: int | None,
+    digest: str,
 ) -> list[FactorSite]:
-    """Gives sites their ranks: from headers, or from spectra where an error is asked for."""
+    """Gives sites their ranks: from headers, or from spectra where an error is asked for, kept by the digest."""
     if recipe.output.error is None:
         return ranked(sites, recipe, route)
+    known = spectra.known(digest, frozenset(site.name for site in sites))
+    if known is not None:
+        return [replace(site, rank=known[site.name]) for site in sites]
     workers, _ = crew(sites, route, budget, threads or 1)
-    return ranks_for(sites, maker, recipe.output.error, recipe.output.rank, workers)
+    found = ranks_for(sites, maker, recipe.output.error, recipe.output.rank, workers)
+    spectra.record(digest, {site.name: site.rank for site in found})
+    return found
 
 
 def _inner(

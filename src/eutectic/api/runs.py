@@ -30,7 +30,7 @@ from eutectic.engine.verify import verify as verify_plan
 from eutectic.errors import CheckpointError, OverBudget, RecipeError
 from eutectic.numerics.tensors import torch
 from eutectic.plan.build import build, default_memory
-from eutectic.plan.inputs import open_inputs
+from eutectic.plan.inputs import open_donor, open_inputs
 from eutectic.plan.steps import Plan
 from eutectic.quantities import parse_bytes
 from eutectic.recipe.model import Recipe
@@ -117,17 +117,22 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
 
     base, models = open_inputs(recipe, stage, offline=offline)
     room = share if short else budget - sum(held)
+    donor = None
     try:
         if recipe.output.form == "model" and is_many_summed(recipe, models):
             for each in [*([base] if base else []), *models]:
                 each.source.close()
             return _plan(around_factors(recipe), budget, threads, device, offline)
-        planner = build if recipe.output.form == "model" else plan_differences
-        built = planner(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
+        if recipe.output.form == "model":
+            donor = open_donor(recipe, offline=offline)
+            make = partial(build, donor=donor)
+        else:
+            make = partial(plan_differences)
+        built = make(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
         if short:
             raise short.pop()
     except BaseException as error:
-        for each in [*([base] if base else []), *models]:
+        for each in [*([base] if base else []), *models, *([donor] if donor else [])]:
             each.source.close()
         if stages and isinstance(error, OverBudget):
             raise _over_all([*short, error], stages + 1) from error

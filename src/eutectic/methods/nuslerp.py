@@ -102,6 +102,13 @@ def nuslerp(
 
 def _sum(left: Tensor, right: Tensor, axis: int) -> Floats:
     """Inner products along an axis, which stays with one element; a number is a vector of one."""
-    products = left.double() * right.double()
-    found: Floats = (products.sum(axis, keepdim=True) if products.dim() else products).numpy(force=True)
-    return found
+    if not left.dim():
+        found = left.double() * right.double()
+    elif axis:
+        found = (left.double() * right.double()).sum(-1, keepdim=True)
+    else:  # down the columns some rows at a time, so that the products stay in the cache
+        found = torch.zeros_like(left[:1], dtype=torch.float64)
+        for one, other in zip(torch.split(left, 16), torch.split(right, 16), strict=True):
+            found += (one.double() * other.double()).sum(0, keepdim=True)
+    numbers: Floats = found.numpy(force=True)
+    return numbers

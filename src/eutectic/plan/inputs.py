@@ -113,6 +113,18 @@ def _open_task(reference: str, task: str, base: str | None, how: Options) -> Che
         raise
 
 
+def open_donor(recipe: "Recipe", *, offline: bool = False) -> Checkpoint | None:
+    """Opens the model whose tokenizer a recipe's vocabulary policy takes, if it names one.
+
+    Raises:
+        CheckpointError: when it is missing or broken.
+    """
+    donor = recipe.vocabulary.donor
+    if donor is None:
+        return None
+    return open_input(donor, root=recipe.root, pickles=recipe.pickles, offline=offline)
+
+
 def _rooted(reference: str, root: Path | None) -> str:
     """Lets relative paths start from `root`, in each part of `base+adapter`."""
     if root is None:

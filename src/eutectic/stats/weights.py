@@ -106,7 +106,8 @@ class Gram(OfWeights):
     def finish(self, state: Sums) -> Floats:
         # Some tensors of a model may come with a base and others without: what all have is the models.
         p = min((grains.shape[1] for grains in state.values() if 0 not in grains.shape), default=0)
-        return _total({name: grains[:, -p:, -p:] for name, grains in state.items()} if p else state)
+        common = {name: grains[:, -p:, -p:] for name, grains in state.items() if grains.shape[1] >= p}
+        return _total(common if p else state)
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return sum(_grains(part) for part in parts) * (n + 1) ** 2 * 8

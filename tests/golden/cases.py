@@ -40,6 +40,11 @@ def not_built() -> frozenset[str]:
     return frozenset(line for line in lines if line)
 
 
+def families_here() -> list[Path]:
+    """Returns the folders of cases beside this file."""
+    return sorted(path for path in HERE.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+
+
 def find(family: Path) -> list[Case]:
     """Returns every case of a family: its folders, and whatever its index names beyond them."""
     names = {path.name for path in family.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}

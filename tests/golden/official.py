@@ -117,17 +117,76 @@ def _soups(case: Case, _: Path) -> Recipe:
     return _recipe(case, "linear", base=False)
 
 
+def _scaled(case: Case, tmp_path: Path, recipe: Recipe) -> Recipe:
+    """Of a merged delta that was recorded before the base is added, the base is a model of zeros."""
+    if not str(case.output).startswith("delta_"):
+        return recipe
+    paths = []
+    base = read_weights(Path(recipe["base"]))
+    for entry in recipe["models"]:
+        paths.append(tmp_path / Path(entry["model"]).name)
+        own = read_weights(Path(entry["model"]))
+        save_file({name: value - base[name] for name, value in own.items()}, paths[-1])
+        entry["model"] = str(paths[-1])
+    save_file({name: value * 0 for name, value in base.items()}, tmp_path / "zeros.safetensors")
+    recipe["base"] = str(tmp_path / "zeros.safetensors")
+    return recipe
+
+
+def _tsv_m(case: Case, tmp_path: Path) -> Recipe:
+    variants = {
+        "delta_lossless_svd": {"keep": "all"},
+        "delta_rank_reduction_only": {"whiten": False},
+        "delta_svd": {"exact": True},
+        "merged_svd_alpha": {"scale": case.facts["params"]["alpha"]},
+    }
+    own = {"tensors": "matrices"} | variants.get(str(case.output), {})
+    return _scaled(case, tmp_path, _recipe(case, {"tsv_m": own}))
+
+
+def _iso(case: Case, tmp_path: Path) -> Recipe:
+    params = case.facts["params"]
+    name = "iso_cts" if str(case.output).endswith("cts") else "iso_c"
+    own: dict[str, Any] = {"tensors": "matrices"}
+    own |= {"common": params["common_space_fraction"]} if name == "iso_cts" else {}
+    own |= {"scale": params[f"alpha_{name}"]} if str(case.output).startswith("merged") else {}
+    return _scaled(case, tmp_path, _recipe(case, {name: own}))
+
+
+def _wudi(case: Case, _: Path) -> Recipe:
+    return _recipe(case, {"wudi": {"steps": int(str(case.output).removeprefix("iter"))}})
+
+
+def _wudi_port(case: Case, _: Path) -> Recipe:
+    params = case.facts["params"]
+    own = {"steps": params["iter_num"], "tensors": "matrices", "others": "mean"}
+    recipe = _recipe(case, {"wudi": own})
+    recipe["rules"] = [{"match": name, "method": "linear"} for name in params["exclude_keys"]]
+    return recipe
+
+
+def _doge(case: Case, _: Path) -> Recipe:
+    params = case.facts["params"]
+    own = {"divisor": params["subspace"], "density": params["K"] / 100, "strength": params["lamda"]}
+    return _recipe(case, {"doge": own})
+
+
 def _matches(name: str, patterns: list[str]) -> bool:
     return any(re.match(pattern, name) for pattern in patterns)
 
 
 RECIPES: dict[str, Callable[[Case, Path], Recipe]] = {
     "ref_ckpt_averages": _averages,
+    "ref_fb_doge_ta": _doge,
     "ref_fb_model_stock": _model_stock,
+    "ref_fb_wudi": _wudi_port,
+    "ref_iso": _iso,
     "ref_mergelm_magnitude_mask": _magnitude_mask,
     "ref_mergelm_ties": _mergelm,
     "ref_model_soups": _soups,
     "ref_task_arithmetic": _task_arithmetic,
     "ref_ties": _ties,
     "ref_ties_zero_sign": _ties,
+    "ref_tsvm": _tsv_m,
+    "ref_wudi": _wudi,
 }

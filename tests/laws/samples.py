@@ -2,13 +2,13 @@
 
 import importlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
-from eutectic.methods.declare import Method, Parameter
+from eutectic.methods.declare import Domain, Method, Parameter
 from tests.make.sites import Step
 
 Values = dict[str, Any]
@@ -79,6 +79,11 @@ def samples() -> list[Sample]:
     # Methods have absolute guards (a norm of 1e-8, a mass of 1e-7): tiny is above them, and their own tests go below.
     found.append(replace(plain.scaled(-20), name="tiny"))
     return found
+
+
+def suited(method: Method[Any], tried: Iterable[Sample]) -> list[Sample]:
+    """Returns the samples that a plan would give to the method: matrices, where it is for matrices."""
+    return [each for each in tried if method.needs.domain is Domain.ANY or each.base.dim() == 2]
 
 
 #: The powers of two that the scale law multiplies by.

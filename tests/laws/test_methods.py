@@ -16,7 +16,7 @@ from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
 from tests.make.sites import Job, merge
 
-from .samples import POWERS, Party, Sample, Values, aside, draw, parties, plain, samples, settings, steps
+from .samples import POWERS, Party, Sample, Values, aside, draw, parties, plain, samples, settings, steps, suited
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 SAMPLES = samples()
@@ -88,7 +88,7 @@ def cases(method: Method[Any], law: str) -> Iterator[Case]:
     for party in parties(method):
         for values, changed in settings(method, party.n):
             if not any(law in lost.get(name, ()) for name in changed):
-                yield from ((values, party, sample) for sample in (FEW if changed else SAMPLES))
+                yield from ((values, party, sample) for sample in suited(method, FEW if changed else SAMPLES))
 
 
 def holds(method: Method[Any], law: str, case: Case) -> bool:
@@ -131,7 +131,7 @@ def test_laws_set_aside_are_broken(method: Method[Any]) -> None:
                 for party in parties(method)
                 for values, changed in settings(method, party.n)
                 if name in changed
-                for sample in SAMPLES
+                for sample in suited(method, SAMPLES)
             ]
             assert any(not holds(method, law, case) for case in tried), f"{name} does not break {law}"
 
@@ -145,7 +145,7 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
     differ = []
     for party in parties(method):
         for values, changed in settings(method, party.n):
-            for sample in FEW if changed else SAMPLES:
+            for sample in suited(method, FEW if changed else SAMPLES):
                 first, second = (run(method, (values, party, sample), seed=seed) for seed in (0, 1))
                 differ.append(not torch.equal(first, second))
     assert any(differ) == method.needs.random
@@ -156,7 +156,7 @@ def test_base_iff_read(method: Method[Any]) -> None:
     """Without a base, a method that declares one raises UndeclaredNeed; one that does not never asks."""
     party = parties(method)[0]
     for values, changed in settings(method, party.n):
-        for sample in FEW if changed else SAMPLES:
+        for sample in suited(method, FEW if changed else SAMPLES):
             job = Job(steps(method, values), list(sample.models[: party.n]), fused=False)
             if method.needs.base:
                 with pytest.raises(UndeclaredNeed, match=r"Needs\(base=True\)"):
@@ -222,7 +222,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
 def test_result_has_the_declared_shape(method: Method[Any]) -> None:
     """A combine returns (*shape) and a transform (n, *shape), in work precision."""
     for party in parties(method):
-        for sample in SAMPLES:
+        for sample in suited(method, SAMPLES):
             models, base = party.pick(sample)
             double = sample.base.dtype == torch.float64
             job = Job(steps(method, plain(method)), models, base, fused=False, double=double).settle()
@@ -265,7 +265,7 @@ def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
 def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
     """Small slices, two threads, held in memory or read again: the bytes are the same."""
     for party in parties(method):
-        for sample in (LONG, WIDE):
+        for sample in suited(method, (LONG, WIDE)):
             models, base = party.pick(sample)
             chain = steps(method, plain(method))
             whole = Job(chain, models, base).run().tensor("w")

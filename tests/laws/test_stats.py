@@ -366,7 +366,7 @@ def test_quantile_of_tiny_tensors(total: int) -> None:
 def test_quantile_of_sampled_tensors(name: str, swept: bool) -> None:
     """Where a sample guesses the window, also when the sample misleads."""
     deltas = hard(300_000, torch.float32)[name]
-    assert MagnitudeQuantile(Scope.TENSOR).init([Part("w", deltas.numel())], 1, False).sampling > 1
+    assert MagnitudeQuantile(Scope.TENSOR).init([Part("w", deltas.numel(), tuple(deltas.shape))], 1, False).sampling > 1
     check(deltas, fused=True, swept=swept)
 
 

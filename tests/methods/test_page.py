@@ -35,7 +35,7 @@ def test_description_by_hand() -> None:
         "base": True,
         "models": "at least 1",
         "locality": "element",
-        "matrices_only": False,
+        "domain": "tensors",
         "random": True,
         "fused": True,
     }

@@ -17,8 +17,9 @@ from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
 from eutectic.numerics.stages import Combination, Stage
 from eutectic.numerics.tensors import Tensor, load, torch
+from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.steps import Merged
-from eutectic.stats.fold import Part, Scope, Seen, Statistic
+from eutectic.stats.fold import Scope, Seen, Statistic
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,13 @@ class Chain:
 
     def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu", stage: str = "") -> None:
         self.site = site
-        self.part = Part(site.spec.name, site.spec.numel)
+        self.part = part_of(site)
         self.key = Key(seed, f"{stage}/{site.spec.name}" if stage else site.spec.name)
         self.double = double
         self.device = device
         self.fused = site.fused and device == "cpu"
-        if not self.fused:
+        self.whole = must_be_whole(site)
+        if not self.fused or any(fold.whole for fold in site_folds(site)):
             load()
         self.results: dict[Request, Any] = {}
         self._values: list[dict[str, Any]] = [dict(step.values) for step in site.steps]
@@ -108,18 +110,19 @@ class Chain:
         """Returns one slice as a statistic of `request` sees it."""
         results = {r.statistic: result for r, result in self.results.items() if r.position == request.position}
         key = Key(self.key.seed, self.key.name, request.position, rows.start)
-        if self.fused:
+        if self.fused and not request.statistic.whole:
             shown = rows.then(*self._stages_before(request.position))
             return Seen(self.part, rows.start, key, shown, _no_tensors, _no_tensors, results)
-        flat = (rows.count,)
+        shape = self.site.spec.shape if request.statistic.whole else (rows.count,)
 
         def tensors() -> Tensor:
-            site = self._after(rows, flat, request.position)
+            site = self._after(rows, shape, request.position)
             return site.tensors if site.anchor is None else torch.cat([site.base[None], site.tensors])
 
-        return Seen(
-            self.part, rows.start, key, None, tensors, lambda: self._after(rows, flat, request.position).deltas, results
-        )
+        def deltas() -> Tensor:
+            return self._after(rows, shape, request.position).deltas
+
+        return Seen(self.part, rows.start, key, None, tensors, deltas, results)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 

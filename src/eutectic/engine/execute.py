@@ -91,11 +91,7 @@ class Executor:
         crew = self._workers[: self._schedule.whole_threads]
         # One worker takes a whole site, unless the others would run out of work before it is done.
         share_of_one = sum(chain.part.numel for chain in visits) // len(crew)
-        swept = [
-            each
-            for each in visits
-            if each.part.numel > share_of_one and each.site.locality < Locality.TENSOR and not self._fits(each)
-        ]
+        swept = [each for each in visits if each.part.numel > share_of_one and not each.whole and not self._fits(each)]
         alone = [each for each in visits if each not in swept]
         # The largest first: one met last would keep a single thread busy while the others wait.
         whole = [Span(chain, 0, chain.part.numel) for chain in sorted(alone, key=lambda each: -each.part.numel)]
@@ -151,19 +147,16 @@ class Executor:
         state = statistic.init([chain.part for chain in chains], len(first.site.models), first.double)
         while True:
             every = statistic.sample(state)
-            spans = [
-                span
-                for chain in chains
-                for span in (self._stretches(chain, every) if every > 1 else self._grains(chain))
-            ]
-            states = [state, *(copy.deepcopy(state) for _ in self._workers[1:])]
-            mine = dict(zip(map(id, self._workers), states, strict=True))
+            spans = [span for chain in chains for span in self._shown(statistic, chain, every)]
+            workers = self._workers[: self._schedule.whole_threads] if statistic.whole else self._workers
+            states = [state, *(copy.deepcopy(state) for _ in workers[1:])]
+            mine = dict(zip(map(id, workers), states, strict=True))
 
             def show(worker: Worker, span: Span, mine: dict[int, Any] = mine) -> None:
                 rows = worker.load(span.chain, span.start, span.stop)
                 statistic.update(mine[id(worker)], span.chain.seen(request, rows))
 
-            self._share(spans, show, "measuring")
+            self._share(spans, show, "measuring", workers)
             joined = states[0]
             for other in states[1:]:
                 joined = statistic.combine(joined, other)
@@ -187,7 +180,9 @@ class Executor:
         state = statistic.init([chain.part], len(chain.site.models), chain.double)
         while True:
             every = statistic.sample(state)
-            if every > 1 and not held:
+            if statistic.whole:
+                statistic.update(state, chain.seen(request, rows(0, chain.part.numel)))
+            elif every > 1 and not held:
                 for start, stop in _stretches(chain.part.numel, every):
                     statistic.update(state, chain.seen(request, rows(start, stop)))
             else:
@@ -207,8 +202,7 @@ class Executor:
     def _visit(self, worker: Worker, chain: Chain) -> None:
         """Computes what a site still lacks and merges it: held if it is small or must be whole, else walked."""
         numel = chain.part.numel
-        whole = chain.site.locality is Locality.TENSOR
-        held = worker.load(chain, 0, numel) if whole or self._fits(chain) else None
+        held = worker.load(chain, 0, numel) if chain.whole or self._fits(chain) else None
 
         def rows(start: int, stop: int) -> Rows:
             if held is not None:
@@ -224,7 +218,7 @@ class Executor:
                     chain.accept(request, self._fold_alone(request, chain, rows, held=True))
                 else:
                     self._recall(request, [chain], partial(self._fold_alone, request, chain, rows, held=False))
-        if whole:
+        if chain.site.locality is Locality.TENSOR:
             self._write(worker, chain, rows(0, numel))
             return
         for first, last in list(self._sink.missing(chain.part.name, numel)):
@@ -252,6 +246,12 @@ class Executor:
         for first, last in pieces(stop, grid, start):
             yield Span(chain, first, last)
 
+    def _shown(self, statistic: Statistic, chain: Chain, every: int) -> Iterator[Span]:
+        """Cuts a site for a statistic: not at all where it must see whole tensors, one stretch in `every`, or all."""
+        if statistic.whole:
+            return iter([Span(chain, 0, chain.part.numel)])
+        return self._stretches(chain, every) if every > 1 else self._grains(chain)
+
     def _grains(self, chain: Chain) -> Iterator[Span]:
         """Cuts a site for a statistic, which counts in whole grains also where the map goes by rows."""
         for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
@@ -265,12 +265,18 @@ class Executor:
         """Bytes of disk read for so many elements of a site."""
         return read_cost(chain.site, self._inputs) * elements // max(1, chain.part.numel)
 
-    def _share(self, spans: list[Span], do: Callable[[Worker, Span], None], doing: str) -> None:
+    def _share(
+        self,
+        spans: list[Span],
+        do: Callable[[Worker, Span], None],
+        doing: str,
+        workers: list[Worker] | None = None,
+    ) -> None:
         def noted(worker: Worker, span: Span) -> None:
             do(worker, span)
             self._sink.progress(self._cost(span.chain, span.stop - span.start), doing)
 
-        share(self._announced(spans), self._workers, noted)
+        share(self._announced(spans), self._workers if workers is None else workers, noted)
 
     def _announced(self, spans: list[Span]) -> Iterator[Span]:
         """Yields the spans in order, telling the system some of them ahead, bounded in bytes."""

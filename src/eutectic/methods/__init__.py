@@ -11,6 +11,9 @@ from typing import Any
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
+from eutectic.methods.doge import doge
+from eutectic.methods.iso_c import iso_c
+from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.linear import linear
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.passthrough import passthrough
@@ -18,6 +21,8 @@ from eutectic.methods.slerp import slerp
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
 from eutectic.methods.trim import trim
+from eutectic.methods.tsv_m import tsv_m
+from eutectic.methods.wudi import wudi
 
 __all__ = ["METHODS", "get"]
 
@@ -26,6 +31,9 @@ def _listed() -> Mapping[str, Method[Any]]:
     """Collects the methods of this package, then those other packages offer; a name taken twice is an error."""
     own: list[Method[Any]] = [
         dare,
+        doge,
+        iso_c,
+        iso_cts,
         linear,
         model_stock,
         passthrough,
@@ -33,6 +41,8 @@ def _listed() -> Mapping[str, Method[Any]]:
         task_arithmetic,
         ties,
         trim,
+        tsv_m,
+        wudi,
     ]
     found = {method.name: method for method in own}
     for entry in entry_points(group="eutectic.methods"):

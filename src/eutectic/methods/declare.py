@@ -8,9 +8,10 @@ Calling the wrapped method calls the function and nothing else.
 
 import enum
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
 
 from eutectic.errors import RecipeError, nearest
@@ -48,10 +49,29 @@ class Locality(enum.IntEnum):
 
 
 class Domain(enum.Enum):
-    """Which tensors a method is for. Others go to the method named by `elsewhere`."""
+    """Which tensors a method is for: every one, those of two axes, or of these the linear maps.
 
-    ANY = "any"
-    MATRIX = "matrix"
+    Embeddings, positions, heads and parameters that are no maps (norms, scales, states) are matrices in shape only.
+    What becomes of the others is `elsewhere`'s to say; a transform leaves them as they are.
+    """
+
+    ANY = "tensors"
+    MATRIX = "matrices"
+    LINEAR = "linear maps"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What becomes of a tensor outside a combine's domain.
+
+    Attributes:
+        method: the combine that merges it, one for every tensor; None takes the base's tensor as it is.
+        values: its hyperparameters; those left out have the value of the same name of the method outside whose domain
+            the tensor is (a coefficient source included), else their default.
+    """
+
+    method: str | None = "linear"
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,10 +115,11 @@ class Needs:
         models: how many models, the base not counted unless `base_counts`.
         base_counts: the base, if there is one, is one of the models (SLERP: from the base to one model).
         locality: the least it must see at once. Slices of an ELEMENT site may be merged in any order.
-        domain: which shapes it is for.
+        domain: which tensors it is for.
         random: draws from `site.key`; its result depends on the recipe's seed.
         float64: wants its tensors in double precision.
-        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype.
+        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype; or a function
+            `(n, shape)` that returns elements of the work dtype, where it depends on more than their product.
     """
 
     base: bool = False
@@ -108,7 +129,11 @@ class Needs:
     domain: Domain = Domain.ANY
     random: bool = False
     float64: bool = False
-    scratch: float = 3.0
+    scratch: float | Callable[[int, tuple[int, ...]], float] = 3.0
+
+    def scratch_elements(self, n: int, shape: tuple[int, ...]) -> float:
+        """Returns the peak extra memory of the torch function on n models of a shape, in elements."""
+        return self.scratch(n, shape) if callable(self.scratch) else self.scratch * n * math.prod(shape)
 
 
 @dataclass(frozen=True)
@@ -207,7 +232,8 @@ class Method(Generic[P]):
         fused: the same function as data for the fused CPU kernels, given a site without values and the
             hyperparameters (per-model ones as tuples); None where the kernels cannot express it. May return None for
             hyperparameters they cannot express.
-        elsewhere: the method for tensors outside its domain.
+        elsewhere: what becomes of tensors outside its domain, given the number of models and its hyperparameters
+            (per-model ones as tuples, those from a source left out). A transform leaves such tensors as they are.
         parameters: its schema.
     """
 
@@ -220,7 +246,7 @@ class Method(Generic[P]):
     vary: Callable[..., Needs] | None
     folds: Callable[..., Mapping[str, Statistic]]
     fused: Callable[..., Fused | None] | None
-    elsewhere: str
+    elsewhere: Callable[..., Elsewhere]
     parameters: tuple[Parameter, ...]
 
     def __call__(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
@@ -235,6 +261,17 @@ class Method(Generic[P]):
         """The function's docstring."""
         return inspect.getdoc(self.function) or ""
 
+    def left_out(self) -> "Method[P]":
+        """Returns a transform that changes nothing, to stand in a chain where this one does not apply."""
+        return replace(
+            self,
+            function=_unchanged,
+            needs=Needs(base=True, locality=Locality.ELEMENT, scratch=0.0),
+            vary=None,
+            folds=no_folds,
+            fused=_no_stages,
+        )
+
     def parameter(self, name: str) -> Parameter | None:
         """Returns the parameter of that name, if the method has one."""
         return next((p for p in self.parameters if p.name == name), None)
@@ -243,6 +280,19 @@ class Method(Generic[P]):
 def no_folds(**_: object) -> Mapping[str, Statistic]:
     """Returns no statistics: the method sees all it needs in the site."""
     return {}
+
+
+def _unchanged(site: Site, **_: object) -> Tensor:
+    return site.deltas
+
+
+def _no_stages(_: Site, **__: object) -> Fused:
+    return ()
+
+
+def averaged(n: int, **_: object) -> Elsewhere:
+    """Says that tensors outside a domain are averaged, with the method's weights if it has any."""
+    return Elsewhere("linear")
 
 
 def _parameter(entry: inspect.Parameter, doc: str) -> Parameter:
@@ -287,7 +337,7 @@ def _wrap(
     folds: Callable[..., Mapping[str, Statistic]],
     fused: Callable[..., Fused | None] | None,
     vary: Callable[..., Needs] | None,
-    elsewhere: str,
+    elsewhere: Callable[..., Elsewhere],
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
     def wrapper(function: Callable[Concatenate[Site, P], Tensor]) -> Method[P]:
         docs = _docs(inspect.getdoc(function) or "")
@@ -307,7 +357,7 @@ def combine(
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
-    elsewhere: str = "linear",
+    elsewhere: Callable[..., Elsewhere] = averaged,
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
     """Declares a method that makes one tensor `(*shape)` of n."""
     return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere)
@@ -321,7 +371,6 @@ def transform(
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
-    elsewhere: str = "linear",
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
-    return _wrap(False, paper, needs, laws, folds, fused, vary, elsewhere)
+    return _wrap(False, paper, needs, laws, folds, fused, vary, averaged)

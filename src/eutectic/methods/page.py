@@ -22,7 +22,7 @@ def describe(method: Method[Any]) -> dict[str, Any]:
             "base": needs.base,
             "models": str(needs.models),
             "locality": needs.locality.name.lower(),
-            "matrices_only": needs.domain is Domain.MATRIX,
+            "domain": needs.domain.value,
             "random": needs.random,
             "fused": method.fused is not None,
         },
@@ -109,6 +109,8 @@ def _kind(method: Method[Any]) -> str:
 
 
 def _sees(method: Method[Any]) -> str:
+    if method.needs.domain is not Domain.ANY:
+        return method.needs.domain.value
     return f"{method.needs.locality.name.lower()}s"
 
 

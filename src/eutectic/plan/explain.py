@@ -59,8 +59,11 @@ def _away(checkpoint: Checkpoint) -> int:
 
 
 def _summary(plan: "Plan") -> list[str]:
-    chains = Counter(", then ".join(step.method.name for step in site.steps) for site in plan.merged)
-    lines = [f"merged    {count} tensors by {chain}" for chain, count in chains.items()]
+    chains = Counter((", then ".join(step.method.name for step in site.steps), site.aside) for site in plan.merged)
+    lines = [
+        f"merged    {count} tensors by {chain}{f' ({aside})' if aside else ''}"
+        for (chain, aside), count in chains.items()
+    ]
     lines += [f"copied    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
@@ -71,7 +74,7 @@ def _tensor_lines(plan: "Plan") -> list[str]:
         steps = ", then ".join(_step(step.method.name, dict(step.values)) for step in site.steps)
         lines.append(
             f"merged    {site.spec.name} {site.spec.dtype} {list(site.spec.shape)}: {steps}"
-            + (f"; {site.why}" if site.why else "")
+            + "".join(f"; {said}" for said in (site.aside, site.why) if said)
         )
     lines += [f"copied    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]

@@ -12,6 +12,7 @@ from eutectic.methods.declare import Locality
 from eutectic.numerics.kernels import GRAIN
 from eutectic.plan.steps import Memory, Merged, Schedule
 from eutectic.quantities import format_bytes
+from eutectic.recipe.resolve import ResolvedStep
 from eutectic.stats.fold import Part, Scope, Statistic
 
 #: Elements of a slice when memory is no matter: large enough that calls cost nothing, small enough to stay in cache.
@@ -26,6 +27,11 @@ KEPT = 2
 
 #: Rows of a slice begin at multiples of this many bytes.
 ALIGN = 64
+
+
+def part_of(site: Merged) -> Part:
+    """Returns a site's tensor as statistics know it."""
+    return Part(site.spec.name, site.spec.numel, site.spec.shape)
 
 
 def arena_bytes(site: Merged, elements: int) -> int:
@@ -45,16 +51,32 @@ def site_folds(site: Merged) -> list[Statistic]:
     return found
 
 
-def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool) -> int:
-    """Bytes of one slice in flight: its rows, its output, and what computing it takes."""
+def must_be_whole(site: Merged) -> bool:
+    """Whether a site is held whole on its visit: for its map, or for a statistic of its own."""
+    own = (fold.whole and fold.scope is Scope.TENSOR for fold in site_folds(site))
+    return site.locality is Locality.TENSOR or any(own)
+
+
+def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool, wholes: Sequence[Statistic] = ()) -> int:
+    """Bytes of one slice in flight: its rows, its output, and what computing it takes.
+
+    `wholes` are statistics that see this slice, which is then the tensor, through torch.
+    """
     rows = sum(elements * feed.dtype.bits // 8 + 64 for feed in site.feeds)
     out = elements * site.spec.dtype.bits // 8
-    if fused:
+    if fused and not wholes:
         return rows + out
-    work = 8 if double else 4
-    scratch = max(step.method.needs_for(dict(step.values)).scratch for step in site.steps)
-    live = int(elements * work * (len(site.feeds) + 1 + (len(site.models) + 1) * (1 + scratch)))
+    work, n = 8 if double else 4, len(site.models)
+    shape = site.spec.shape if elements == site.spec.numel else (elements,)
+    scratch = [0.0] if fused else [_scratch(step, n, shape) for step in site.steps]
+    scratch += [statistic.scratch(n, shape) for statistic in wholes]
+    live = int(work * (elements * (len(site.feeds) + n + 2) + max(scratch)))
     return rows + out + KEPT * live
+
+
+def _scratch(step: ResolvedStep, n: int, shape: tuple[int, ...]) -> float:
+    # One row more than there are models: a base that counts is one of them.
+    return step.method.needs_for(dict(step.values)).scratch_elements(n + 1, shape)
 
 
 class _Costs:
@@ -65,11 +87,16 @@ class _Costs:
         self.double = {id(site): double for site, double in zip(merged, doubles, strict=True)}
         self.fused = {id(site): site.fused and device == "cpu" for site in merged}
         self.folds = {id(site): site_folds(site) for site in merged}
-        self.whole = [site for site in merged if site.locality is Locality.TENSOR]
+        self.wholes = {id(site): [each for each in self.folds[id(site)] if each.whole] for site in merged}
+        self.whole = [site for site in merged if site.locality is Locality.TENSOR or self.wholes[id(site)]]
         self.own = [site for site in merged if any(f.scope is Scope.TENSOR for f in self.folds[id(site)])]
 
     def of(self, site: Merged, elements: int) -> int:
         return _slice_bytes(site, elements, self.double[id(site)], self.fused[id(site)])
+
+    def whole_of(self, site: Merged) -> int:
+        """What a site costs that must be whole, for its map or for a statistic."""
+        return _slice_bytes(site, site.spec.numel, self.double[id(site)], self.fused[id(site)], self.wholes[id(site)])
 
     def sliced(self, elements: int) -> int:
         """The dearest slice of that many elements."""
@@ -91,10 +118,10 @@ class _Costs:
                 if statistic.scope is Scope.MODEL:
                     scopes[statistic].append(site)
                 else:
-                    parts = [Part(site.spec.name, site.spec.numel)]
+                    parts = [part_of(site)]
                     most = max(most, statistic.nbytes(parts, len(site.models)))
         for statistic, sites in scopes.items():
-            parts = [Part(site.spec.name, site.spec.numel) for site in sites]
+            parts = [part_of(site) for site in sites]
             most = max(most, statistic.nbytes(parts, len(sites[0].models)))
         return most * 2  # a state and the narrower one that follows it
 
@@ -114,7 +141,7 @@ def schedule(
         size = SLICE
         while size > GRAIN and costs.sliced(size) > room:
             size //= 2
-        whole = max((costs.of(site, site.spec.numel) for site in costs.whole), default=0)
+        whole = max((costs.whole_of(site) for site in costs.whole), default=0)
         if costs.sliced(size) <= room and (not whole or whole <= budget - SLACK - workers * states):
             return _settle(costs, states, budget, workers, size, whole)
     raise _over(costs, states, budget)
@@ -135,8 +162,8 @@ def _settle(costs: _Costs, states: int, budget: int, workers: int, size: int, wh
 
 def _over(costs: _Costs, states: int, budget: int) -> OverBudget:
     slices = max(costs.merged, key=lambda site: costs.of(site, min(site.spec.numel, GRAIN)))
-    whole = max(costs.whole, key=lambda site: costs.of(site, site.spec.numel), default=slices)
-    size = costs.of(whole, whole.spec.numel) if costs.whole else costs.sliced(GRAIN)
+    whole = max(costs.whole, key=costs.whole_of, default=slices)
+    size = costs.whole_of(whole) if costs.whole else costs.sliced(GRAIN)
     needed = SLACK + states + max(size, costs.sliced(GRAIN))
     how = "whole" if costs.whole else f"in slices of {GRAIN} elements"
     return OverBudget(

@@ -46,6 +46,7 @@ class Merged:
         base: the base's row, when the chain or a delta needs it.
         models: one row per model.
         why: what is special about it, for the plan's listing.
+        aside: why other methods than the recipe's make it, if they do.
     """
 
     spec: TensorSpec
@@ -53,6 +54,7 @@ class Merged:
     base: Feed | None
     models: tuple[Feed, ...]
     why: str = ""
+    aside: str = ""
 
     @property
     def feeds(self) -> tuple[Feed, ...]:

@@ -42,10 +42,11 @@ class Scope(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a scope: its name and element count."""
+    """One tensor of a scope: its name, element count and shape."""
 
     name: str
     numel: int
+    shape: tuple[int, ...]
 
 
 class Seen:
@@ -77,12 +78,18 @@ class Seen:
 
     @property
     def tensors(self) -> Tensor:
-        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements)."""
+        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements).
+
+        A statistic that must see whole tensors gets them in their shape: (n + 1 or n, *shape).
+        """
         return self._tensors()
 
     @property
     def deltas(self) -> Tensor:
-        """The models' differences from the base after the transforms so far, flattened: (n, elements)."""
+        """The models' differences from the base after the transforms so far, flattened: (n, elements).
+
+        A statistic that must see whole tensors gets them in their shape: (n, *shape).
+        """
         return self._deltas()
 
 
@@ -114,6 +121,15 @@ class Statistic(Protocol):
     @property
     def after(self) -> "tuple[Statistic, ...]":
         """Statistics whose results it needs first, at the same chain position."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether it must see whole tensors at once, through torch, rather than slices."""
+        ...
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        """Peak extra memory of `update` on n models of a shape, in elements; asked where it sees whole tensors."""
         ...
 
     def init(self, parts: list[Part], n: int, double: bool) -> Any:

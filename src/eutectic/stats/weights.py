@@ -39,6 +39,13 @@ class _OfWeights:
     def after(self) -> tuple[Statistic, ...]:
         return ()
 
+    @property
+    def whole(self) -> bool:
+        return False
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        return 0.0
+
     def sample(self, state: Any) -> int:
         return 1
 

@@ -191,6 +191,18 @@ def check_labels(batches: Sequence[Batch], statistics: Sequence[OfGradients]) ->
         raise CalibrationError("expected samples with labels, found some without; name their column under calibration.label")
 
 
+def check_head(module: "torch.nn.Module", batches: Sequence[Batch], head: FrozenHead | None) -> None:
+    """Checks that a model predicts, that its head fits, and that all labels are classes, by one sample.
+
+    Raises:
+        CalibrationError: when not.
+    """
+    with torch.no_grad():
+        logits = logits_of(module, batches[0].one(0), head)
+    for batch in batches:
+        _check_range(batch, logits)
+
+
 def _check_range(batch: Batch, logits: Tensor) -> None:
     labels = batch.labels
     if labels is None or logits.dim() > 2 or labels.dim() > 1:

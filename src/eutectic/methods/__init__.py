@@ -12,11 +12,13 @@ from eutectic.errors import RecipeError, nearest
 from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
 from eutectic.methods.doge import doge
+from eutectic.methods.fisher import fisher
 from eutectic.methods.iso_c import iso_c
 from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.linear import linear
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.regmean import regmean
 from eutectic.methods.slerp import slerp
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
@@ -32,11 +34,13 @@ def _listed() -> Mapping[str, Method[Any]]:
     own: list[Method[Any]] = [
         dare,
         doge,
+        fisher,
         iso_c,
         iso_cts,
         linear,
         model_stock,
         passthrough,
+        regmean,
         slerp,
         task_arithmetic,
         ties,

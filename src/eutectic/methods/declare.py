@@ -18,7 +18,7 @@ from eutectic.errors import RecipeError, nearest
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Fused
 from eutectic.numerics.tensors import Tensor
-from eutectic.stats.fold import Statistic
+from eutectic.stats.fold import Calibrated, Norm, Statistic
 
 P = ParamSpec("P")
 
@@ -229,6 +229,7 @@ class Method(Generic[P]):
         needs: what the engine must give it; `needs_for(hyperparameters)` where it depends on them.
         laws: what the law tests hold it to.
         folds: the statistics it reads through `site.fold(name)`, given its hyperparameters (per-model ones as tuples).
+        calibrated: those that take data and the models' own forward or backward passes, read in the same way.
         fused: the same function as data for the fused CPU kernels, given a site without values and the
             hyperparameters (per-model ones as tuples); None where the kernels cannot express it. May return None for
             hyperparameters they cannot express.
@@ -245,6 +246,7 @@ class Method(Generic[P]):
     needs: Needs
     vary: Callable[..., Needs] | None
     folds: Callable[..., Mapping[str, Statistic]]
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]]
     fused: Callable[..., Fused | None] | None
     elsewhere: Callable[..., Elsewhere]
     parameters: tuple[Parameter, ...]
@@ -269,6 +271,7 @@ class Method(Generic[P]):
             needs=Needs(base=True, locality=Locality.ELEMENT, scratch=0.0),
             vary=None,
             folds=no_folds,
+            calibrated=no_data,
             fused=_no_stages,
         )
 
@@ -288,6 +291,11 @@ def _unchanged(site: Site, **_: object) -> Tensor:
 
 def _no_stages(_: Site, **__: object) -> Fused:
     return ()
+
+
+def no_data(**_: object) -> Mapping[str, Calibrated | Norm]:
+    """Returns no statistics of data: the method looks at weights alone."""
+    return {}
 
 
 def averaged(n: int, **_: object) -> Elsewhere:
@@ -335,6 +343,7 @@ def _wrap(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]],
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]],
     fused: Callable[..., Fused | None] | None,
     vary: Callable[..., Needs] | None,
     elsewhere: Callable[..., Elsewhere],
@@ -344,7 +353,9 @@ def _wrap(
         entries = list(inspect.signature(function).parameters.values())[1:]
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
         name = function.__name__
-        return Method(name, function, combines, paper, laws, needs, vary, folds, fused, elsewhere, parameters)
+        return Method(
+            name, function, combines, paper, laws, needs, vary, folds, calibrated, fused, elsewhere, parameters
+        )
 
     return wrapper
 
@@ -355,12 +366,13 @@ def combine(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: Callable[..., Elsewhere] = averaged,
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
     """Declares a method that makes one tensor `(*shape)` of n."""
-    return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere)
+    return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, elsewhere)
 
 
 def transform(
@@ -369,8 +381,9 @@ def transform(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
-    return _wrap(False, paper, needs, laws, folds, fused, vary, averaged)
+    return _wrap(False, paper, needs, laws, folds, calibrated, fused, vary, averaged)

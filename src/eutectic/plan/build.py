@@ -13,6 +13,7 @@ from eutectic.checkpoint.writer import ShardLayout, lay_out
 from eutectic.errors import RecipeError
 from eutectic.layout.layout import Place
 from eutectic.layout.match import Report, compare
+from eutectic.plan.demands import demands
 from eutectic.plan.fates import Decider, Fates
 from eutectic.plan.memory import schedule
 from eutectic.plan.readings import readings
@@ -88,6 +89,7 @@ def build(
         tuple(report.summary()),
         _job(recipe, fingerprints, layout, sidecars, version, device),
         fingerprints,
+        demands(recipe, fates.merged),
     )
 
 

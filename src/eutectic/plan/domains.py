@@ -7,6 +7,8 @@ from typing import Any
 from eutectic.layout.roles import Role
 from eutectic.methods import get
 from eutectic.methods.declare import Domain, Elsewhere, Method
+from eutectic.plan.demands import read_by
+from eutectic.plan.steps import Merged
 from eutectic.recipe.resolve import ResolvedStep
 
 #: Branches of roles whose matrices are no linear maps: they are looked up, or are not multiplied by a vector at all.
@@ -47,6 +49,22 @@ def apply_domains(steps: tuple[ResolvedStep, ...], role: Role, shape: tuple[int,
             found.append(_instead(step, other, get(other.method)))
             said.append(f"{outside}: {step.method.name} is for {domain.value}, {other.method} merges it")
     return Applied(tuple(found), "; ".join(said))
+
+
+def without_data(site: Merged) -> Merged:
+    """Returns a site whose layer no sample reached: methods that read data are replaced or left out there."""
+    steps: list[ResolvedStep] = []
+    for step in site.steps:
+        if not read_by(step, len(site.models)):
+            steps.append(step)
+        elif not step.method.combines:
+            steps.append(replace(step, method=step.method.left_out()))
+        else:
+            other = step.method.elsewhere(len(site.models), **step.values)
+            if other.method is None:  # the base's tensor, as a merge that does not move
+                other = Elsewhere("task_arithmetic", {"weight": (0.0,) * len(site.models)})
+            steps.append(_instead(step, other, get(other.method or "linear")))
+    return replace(site, steps=tuple(steps), aside="no sample reached it")
 
 
 def _outside(domain: Domain, role: Role, shape: tuple[int, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eutectic.checkpoint.remote import missing
@@ -13,6 +14,7 @@ from eutectic.methods.declare import Locality
 from eutectic.plan.explain import describe, explain
 from eutectic.recipe.model import Recipe
 from eutectic.recipe.resolve import ResolvedStep
+from eutectic.stats.fold import Calibrated
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,45 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """Results of calibration that sites read: of one model on its data, at some tensors.
+
+    Attributes:
+        statistic: what is taken.
+        source: position in `Plan.inputs` of the model whose data it is, and whose weights unless the statistic says
+            the base's or the merged ones.
+        tensors: names in that model; those of an adapter are the base's.
+    """
+
+    statistic: Calibrated
+    source: int
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration does before a merge, and where its results are kept.
+
+    Attributes:
+        store: the folder of results.
+        digests: of each of the plan's demands: its folder in the store.
+        finished: whether each demand's results are there already.
+        said: what each pass does, in words.
+        peak: bytes that it holds at most.
+        operations: multiplications and additions of what is still to be done.
+        digest: of all that decides the results.
+    """
+
+    store: Path
+    digests: tuple[str, ...]
+    finished: tuple[bool, ...]
+    said: tuple[str, ...]
+    peak: int
+    operations: float
+    digest: str
+
+
+@dataclass(frozen=True)
 class Memory:
     """What a run holds at most, in bytes, the interpreter and libraries not counted."""
 
@@ -148,11 +189,13 @@ class Plan:
     notes: tuple[str, ...]
     job: str
     fingerprints: Mapping[str, str]
+    demands: tuple[Demand, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def peak(self) -> int:
         """Bytes the run holds at most, the interpreter and libraries not counted."""
-        return self.memory.peak
+        return max(self.memory.peak, self.calibration.peak if self.calibration else 0)
 
     @property
     def downloads(self) -> int:

@@ -86,6 +86,10 @@ class Store:
         text = json.dumps({**facts, "format": FORMAT}, sort_keys=True)
         return Results(self.folder / hashlib.sha256(text.encode()).hexdigest()[:32], facts)
 
+    def open(self, digest: str) -> "Results":
+        """Returns the results of a digest."""
+        return Results(self.folder / digest, {})
+
     def entries(self) -> list[Entry]:
         """Returns everything that is stored, sorted by digest."""
         found = []

@@ -1,10 +1,10 @@
 """Calibration data: rows of text, images or ready inputs, from files, folders and datasets. No model is needed here.
 
-    data.jsonl, data.json, data.csv, data.parquet   tables with a column of texts or of image files, and perhaps labels
-    data.txt                                        one text a line
-    inputs.safetensors, inputs.npz, inputs.npy      inputs as the model takes them, first axis samples
-    folder/                                         image files; those in folders of their own are labelled by folder
-    dataset:NAME, dataset:NAME/CONFIG:SPLIT         a dataset saved by `datasets`, or one of a hub
+data.jsonl, data.json, data.csv, data.parquet   tables with a column of texts or of image files, and perhaps labels
+data.txt                                        one text a line
+inputs.safetensors, inputs.npz, inputs.npy      inputs as the model takes them, first axis samples
+folder/                                         image files; those in folders of their own are labelled by folder
+dataset:NAME, dataset:NAME/CONFIG:SPLIT         a dataset saved by `datasets`, or one of a hub
 """
 
 import csv
@@ -197,7 +197,9 @@ def _dataset(name: str, root: Path | None) -> Iterator[Mapping[str, Any]]:
         if hasattr(found, "keys"):
             if (split or "train") not in found:
                 splits = ", ".join(found)
-                raise CalibrationError(f"{DATASET}{name}: expected one of the splits {splits}, found {split or 'train'}")
+                raise CalibrationError(
+                    f"{DATASET}{name}: expected one of the splits {splits}, found {split or 'train'}"
+                )
             found = found[split or "train"]
     else:
         owner, _, rest = place.partition("/")
@@ -261,7 +263,7 @@ def _from_safetensors(path: Path) -> dict[str, Array]:
         for name, spec in wide.header.items():
             if spec.dtype.name not in _NUMPY:
                 raise CalibrationError(f"{path}: {name}: expected inputs of I64, I32 or floats, found {spec.dtype}")
-            out = np.empty(spec.shape, _NUMPY[spec.dtype.name])
+            out: Array = np.empty(spec.shape, _NUMPY[spec.dtype.name])
             wide.read_into(name, 0, out.reshape(-1).view(np.uint8))
             found[name] = out
         file.close()

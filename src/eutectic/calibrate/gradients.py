@@ -56,7 +56,9 @@ def read_head(path: Path, pool: str, normalize: bool, scale: float, width: int |
     weight = found.get("weight")
     if weight is None or weight.ndim != 2:
         names = ", ".join(f"{name} {list(array.shape)}" for name, array in found.items())
-        raise CalibrationError(f"{path}: expected a head's weight of shape (classes, width), found {names or 'nothing'}")
+        raise CalibrationError(
+            f"{path}: expected a head's weight of shape (classes, width), found {names or 'nothing'}"
+        )
     if width is not None and weight.shape[1] != width:
         raise CalibrationError(
             f"{path}: expected a head for features of width {width}, found one of {weight.shape[1]}; it belongs to "
@@ -188,7 +190,9 @@ def check_labels(batches: Sequence[Batch], statistics: Sequence[OfGradients]) ->
         CalibrationError: when they have none.
     """
     if any(each.labelled for each in statistics) and any(batch.labels is None for batch in batches):
-        raise CalibrationError("expected samples with labels, found some without; name their column under calibration.label")
+        raise CalibrationError(
+            "expected samples with labels, found some without; name their column under calibration.label"
+        )
 
 
 def check_head(module: "torch.nn.Module", batches: Sequence[Batch], head: FrozenHead | None) -> None:

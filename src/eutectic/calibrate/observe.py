@@ -120,7 +120,7 @@ class Collector:
             result = statistic.finish(state.value, state.rows)
             if not bool(torch.isfinite(result).all()):
                 raise CalibrationError(
-                    f"{self._reference}: what reaches {name} is NaN or infinite; the model's weights or the samples are "
+                    f"{self._reference}: what reaches {name} is NaN or infinite; the model's weights or samples are "
                     "broken, or its numbers are too large for float32"
                 )
             outcomes[name] = Outcome(state.rows, state.axis, result)
@@ -130,7 +130,7 @@ class Collector:
         return outcomes
 
     def _hook(self, site: Site) -> Callable[..., None]:
-        def watch(module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        def watch(_: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
             given = args if args else tuple(kwargs.values())
             self._show(site, given)
 
@@ -164,9 +164,8 @@ class Collector:
             first = self._states.get((statistic, leader))
             plain = len(given) == 1 or not isinstance(given[1], torch.Tensor)
             if first is not None and (statistic, leader) in self._fresh and plain and not site.groups:
-                if first.axis == site.axis or first.value.dim() == 2:
-                    self._follows[key] = leader
-                    return True
+                self._follows[key] = leader
+                return True
         if followed is not None and followed != leader:
             raise CalibrationError(
                 f"{self._reference}: {site.name} and {followed} were given the same tensor in one batch and different "

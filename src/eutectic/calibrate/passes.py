@@ -66,9 +66,9 @@ def pass_through(
     collector: Collector,
     done: Done,
     *,
-    finished: Callable[[str | None], bool] = lambda part: False,
+    finished: Callable[[str | None], bool] = lambda _: False,
     include_padding: bool = False,
-    spill: Path | None | bool = False,
+    spill: Path | None = None,
 ) -> None:
     """Passes batches through a model, one block of it in memory at a time, and shows a collector what reaches layers.
 
@@ -80,14 +80,14 @@ def pass_through(
         done: called when all batches have passed a block (or, with None, the rest of the model).
         finished: whether a part's results are there already: it is run and not watched.
         include_padding: padded tokens count.
-        spill: put waiting activations on disk, in this folder, or (True) the system's temporary one.
+        spill: put waiting activations on disk, in this folder; in memory if None.
     """
     module = skeleton.module
     masks = [masks_of(module, batch, include_padding) for batch in batches]
     with ExitStack() as stack:
         skeleton.load(None, fitted)
         stack.callback(skeleton.free, None)
-        aside = stack.enter_context(_spill(skeleton, spill)) if spill is not False else None
+        aside = stack.enter_context(_spill(skeleton, spill)) if spill is not None else None
         lockstep = Lockstep(skeleton.blocks, aside)
         watched = [] if finished(None) else collector.attach(module, "", skip=skeleton.blocks.values())
         stack.callback(_detach, watched)
@@ -128,7 +128,7 @@ def pass_merged(
     done: Callable[[str | None, int, Collector], None],
     *,
     include_padding: bool = False,
-    spill: Path | None | bool = False,
+    spill: Path | None = None,
 ) -> None:
     """Passes each model's batches through the merged blocks, and at each block first through the model's own.
 
@@ -143,7 +143,7 @@ def pass_merged(
     with ExitStack() as stack:
         skeleton.load(None, merged)
         stack.callback(skeleton.free, None)
-        aside = stack.enter_context(_spill(skeleton, spill)) if spill is not False else None
+        aside = stack.enter_context(_spill(skeleton, spill)) if spill is not None else None
         lockstep = Lockstep(skeleton.blocks, aside)
 
         def visit(name: str, calls: list[Call]) -> None:
@@ -173,9 +173,8 @@ def pass_merged(
             done(None, model, collector)
 
 
-def _spill(skeleton: Skeleton, where: Path | None | bool) -> Spill:
-    resident = [*skeleton.module.parameters(), *skeleton.module.buffers()]
-    return Spill(resident, where if isinstance(where, Path) else None)
+def _spill(skeleton: Skeleton, folder: Path) -> Spill:
+    return Spill([*skeleton.module.parameters(), *skeleton.module.buffers()], folder)
 
 
 def _detach(handles: Sequence[Any]) -> None:

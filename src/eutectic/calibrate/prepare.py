@@ -197,11 +197,10 @@ def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any
     """Returns all that a demand's results depend on, as plain data."""
     said, job = section(plan), found[demand.source]
     statistic = demand.statistic
-    weights = {
-        Of.EACH: lambda: job.weights.fingerprint,
-        Of.BASE: lambda: plan.inputs[0].source.fingerprint(),
-        Of.MERGED: lambda: plan.job,
-    }[statistic.of]()
+    if statistic.of is Of.MERGED:
+        weights = plan.job
+    else:
+        weights = job.weights.fingerprint if statistic.of is Of.EACH else plan.inputs[0].source.fingerprint()
     known: dict[str, Any] = {
         "statistic": statistic.key,
         "model": job.model.reference,
@@ -220,7 +219,9 @@ def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any
     if statistic.origin is Origin.GRADIENTS:
         known["seed"] = plan.recipe.seed
         head = said.head
-        known["head"] = None if head is None else [head.pool, head.normalize, float(head.scale), _file_digest(plan, job)]
+        known["head"] = (
+            None if head is None else [head.pool, head.normalize, float(head.scale), _file_digest(plan, job)]
+        )
     return known
 
 
@@ -241,7 +242,7 @@ class _Cost:
         self.job, self.open = job, open_
         said = section(plan)
         shapes = job.weights.names
-        layout = infer(_whole(plan, job).source.header, job.runs.config)
+        layout = infer(job.runs.source.header, job.runs.config)
         self.batch = min(said.batch, len(job.samples.rows))
         self.length = job.length(said.max_length)
         self.tokens = len(job.samples.rows) * self.length
@@ -262,16 +263,16 @@ class _Cost:
             for name in demand.tensors:
                 shape, place = shapes.get(name, ()), layout.places.get(name)
                 if demand.statistic.aligned or not shape:
-                    size, key = 8 * _numel(shape), (demand.statistic, name)
+                    size, whose = 8 * _numel(shape), name
                 else:
                     width = _numel(shape[1:]) if len(shape) > 1 else shape[0]
                     width = max(shape) if transposed else width
                     size = 8 * width * width if demand.statistic.symmetric else 16 * width
                     parent, share = name.rsplit(".", 2)[0], _SHARED.get(place.role) if place else None
                     alone = share is None or "cross" in parent.lower() or "enc" in parent.rpartition(".")[2].lower()
-                    key = (demand.statistic, name if alone else (parent, share))
+                    whose = name if alone else f"{parent} {share}"
                 block = self.blocks.get(name)
-                found.setdefault(block, {})[key] = size
+                found.setdefault(block, {})[demand.statistic, whose] = size
         return {block: sum(sizes.values()) for block, sizes in found.items()}
 
     def _waiting(self) -> int:
@@ -330,10 +331,6 @@ class _Cost:
 def spills(plan: Plan, job: Job) -> bool:
     """Whether the activations of waiting batches are put on disk."""
     return _Cost(plan, job, [demand for demand in plan.demands if demand.source == job.source]).spills
-
-
-def _whole(plan: Plan, job: Job) -> Checkpoint:
-    return job.base if job.model.deltas and job.base is not None else job.model
 
 
 def _numel(shape: Sequence[int]) -> int:

@@ -23,6 +23,11 @@ REST = "rest"
 Tell = Callable[[int, int, str], None]
 
 
+def _nobody(done: int, total: int, doing: str) -> None:
+    """Hears it and does nothing."""
+    del done, total, doing
+
+
 @dataclass(frozen=True)
 class _Open:
     """A demand whose results are still to be found."""
@@ -35,9 +40,7 @@ class _Open:
         return self.demand.statistic
 
 
-def calibrate(
-    plan: Plan, *, merged: Callable[[], Checkpoint] | None = None, tell: Tell = lambda done, total, doing: None
-) -> None:
+def calibrate(plan: Plan, *, merged: Callable[[], Checkpoint] | None = None, tell: Tell = _nobody) -> None:
     """Finds every result that a plan demands and the store lacks.
 
     Args:
@@ -97,13 +100,19 @@ def _one_model(plan: Plan, job: Job, of: Of, open_: Sequence[_Open], tell: Tell)
             watch.done,
             finished=watch.finished,
             include_padding=said.padding == "include",
-            spill=spills(plan, job),
+            spill=_folder(plan) if spills(plan, job) else None,
         )
         for each in inputs:
             each.results.finish()
     gradients = [each for each in open_ if each.statistic.origin is Origin.GRADIENTS]
     if gradients:
         _differentiate(plan, job, runs, weights, gradients, batches, tell)
+
+
+def _folder(plan: Plan) -> Path:
+    """Where waiting activations are put: beside the results, whose disk has room for them."""
+    assert plan.calibration is not None
+    return plan.calibration.store
 
 
 def _differentiate(
@@ -132,16 +141,13 @@ def _differentiate(
         seed=plan.recipe.seed,
         tell=lambda: tell(next(done), len(batches), f"differentiating {job.name}"),
     )
+    names = skeleton.parameters(fitted)
     for statistic, found in outcomes.items():
         results = by_statistic[statistic].results
         for part in (None, *skeleton.blocks):
-            own = {name: o for name, o in found.items() if skeleton.part_of(_module_name(skeleton, fitted, name)) == part}
+            own = {name: o for name, o in found.items() if skeleton.part_of(names[name][0]) == part}
             results.write(part or REST, own)
         results.finish()
-
-
-def _module_name(skeleton: Skeleton, fitted: Fitted, stored: str) -> str:
-    return skeleton.parameters(fitted)[stored][0]
 
 
 def _names(open_: Sequence[_Open]) -> list[str]:
@@ -250,8 +256,8 @@ def _behind_merged(
     parts = len(skeleton.blocks) * len(found)
     total = iter(range(1, parts + len(found) + 1))
 
-    def count(done: int, all_: int, doing: str) -> None:
-        tell(min(next(total), parts), parts, doing)
+    def count(*said: object) -> None:
+        tell(min(next(total), parts), parts, str(said[-1]))
 
     watches = [
         _Watch(skeleton, fitted, own[job.source], parts, f"calibrating {job.name} behind the merged blocks", count)
@@ -264,7 +270,7 @@ def _behind_merged(
         if model + 1 == len(found):
             output.renew()
 
-    spilled: Path | bool = any(spills(plan, job) for job in found)
+    spilled = any(spills(plan, job) for job in found)
     pass_merged(
         skeleton,
         skeleton.fit(output),
@@ -273,7 +279,7 @@ def _behind_merged(
         collectors,
         done,
         include_padding=said.padding == "include",
-        spill=spilled,
+        spill=_folder(plan) if spilled else None,
     )
-    for each in open_:
-        each.results.finish()
+    for every in open_:
+        every.results.finish()

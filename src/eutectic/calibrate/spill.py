@@ -17,10 +17,11 @@ class Spill:
 
     Args:
         resident: tensors that are not touched: the model's own.
-        folder: where the temporary folder is made; the system's if None.
+        folder: where the temporary folder is made.
     """
 
-    def __init__(self, resident: Iterable[Any], folder: Path | None = None) -> None:
+    def __init__(self, resident: Iterable[Any], folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._resident = {tensor.untyped_storage().data_ptr() for tensor in resident if not tensor.is_meta}
         self._folder = tempfile.TemporaryDirectory(prefix="eutectic-", dir=folder)
         self._kept: dict[int, list[tuple[Any, int, Path]]] = {}
@@ -46,7 +47,7 @@ class Spill:
             storage.resize_(size)
             with path.open("rb") as file:
                 view = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-                file.readinto(memoryview(view))
+                file.readinto(view.data)
             path.unlink()
 
     def __enter__(self) -> "Spill":
@@ -67,5 +68,3 @@ def _tensors(held: object) -> Iterator[Any]:
     elif isinstance(held, list | tuple):
         for value in held:
             yield from _tensors(value)
-
-

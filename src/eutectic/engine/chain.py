@@ -18,8 +18,8 @@ from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
 from eutectic.numerics.stages import Combination, Stage
 from eutectic.numerics.tensors import Tensor, load, torch
-from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.demands import read_by
+from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.steps import Merged
 from eutectic.stats.fold import Scope, Seen, Statistic
 

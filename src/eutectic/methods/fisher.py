@@ -47,7 +47,7 @@ def fisher(
             by the scale of its predictions.
         floor: added to the diagonals.
     """
-    diagonal = (site.fold("fisher").to(site.tensors) + floor) * weight
+    diagonal: Tensor = (site.fold("fisher").to(site.tensors) + floor) * weight
     if normalize:
         inverse = [1 / (norm + floor) for norm in site.fold("norm")]
         diagonal = diagonal * site.column([each / sum(inverse) for each in inverse])

@@ -28,4 +28,5 @@ def solve_gram(gram: Tensor, right: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(scaled)
     kept = values > NOISE * len(values) * values[-1]
     vectors, values = vectors[:, kept], values[kept]
-    return (vectors @ ((vectors.mT @ (right * scale)) / values.unsqueeze(1))) * scale
+    solved: Tensor = (vectors @ ((vectors.mT @ (right * scale)) / values.unsqueeze(1))) * scale
+    return solved

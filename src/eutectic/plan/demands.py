@@ -11,7 +11,7 @@ from eutectic.stats.fold import Calibrated, Norm, Of
 
 def read_by(step: ResolvedStep, n: int) -> dict[str, Calibrated | Norm]:
     """Returns the calibrated statistics that a step reads, by the name it reads them under."""
-    ones = {name: (1.0,) * n for name in step.coefficients}
+    ones = dict.fromkeys(step.coefficients, (1.0,) * n)
     return dict(step.method.calibrated(**(ones | dict(step.values))))
 
 

@@ -254,7 +254,9 @@ class _Checker:
         if said is None:
             return
         if self.stage:
-            yield Problem(("calibration",), "expected calibration in the outermost recipe alone; merge this stage first")
+            yield Problem(
+                ("calibration",), "expected calibration in the outermost recipe alone; merge this stage first"
+            )
         tables = {"data": said.data, "samples": said.samples}
         tables |= {} if said.head is None else {"head": said.head.weights}
         for key, table in tables.items():
@@ -264,7 +266,9 @@ class _Checker:
             if key == "data" and "*" not in table and self.complete:
                 for name in self.recipe.names:
                     if for_model(table, name) is None and self.recipe.find(name) is not None:
-                        yield Problem(("calibration", key), f"expected data for every model, found none for {show(name)}")
+                        yield Problem(
+                            ("calibration", key), f"expected data for every model, found none for {show(name)}"
+                        )
 
     def absent(self) -> Iterator[Problem]:
         """What is missing: a base, models, sources, required values."""

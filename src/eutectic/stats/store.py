@@ -245,7 +245,7 @@ def _encode(outcomes: Mapping[str, Outcome], symmetric: bool) -> Sequence[bytes 
         data = np.ascontiguousarray(leader.result.numpy(force=True), np.float32)
         data = pack(data) if packed else data
         header[name] = {"dtype": "F32", "shape": list(data.shape), "data_offsets": [at, at + data.nbytes]}
-        bodies.append(memoryview(data.reshape(-1)).cast("B") if data.size else memoryview(b""))
+        bodies.append(data.reshape(-1).view(np.uint8).data)
         at += data.nbytes
     header["__metadata__"] = {_FACTS: json.dumps(facts)}
     text = json.dumps(header).encode()

@@ -34,8 +34,12 @@ class Bounds:
 
 #: A share in [0, 1].
 Fraction = Annotated[float, Bounds(0.0, 1.0)]
+#: A number of at least 0.
+NonNegative = Annotated[float, Bounds(0.0)]
 #: One number per model; arrives as a tensor of shape (n, 1, ..., 1), ready to broadcast against the site.
 PerModel = Annotated[Tensor, Bounds(per_model=True)]
+#: One number of at least 0 per model.
+PerModelWeight = Annotated[Tensor, Bounds(0.0, per_model=True)]
 #: One share in [0, 1] per model.
 PerModelFraction = Annotated[Tensor, Bounds(0.0, 1.0, per_model=True)]
 

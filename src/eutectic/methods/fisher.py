@@ -10,7 +10,7 @@ outside by a rule (`role: head`, `keep`).
 from collections.abc import Mapping
 from typing import Literal
 
-from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine
+from eutectic.methods.declare import Laws, Locality, Needs, NonNegative, Paper, PerModelWeight, combine
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Calibrated, Norm
@@ -33,10 +33,10 @@ def _calibrated(*, kind: Kind, normalize: bool, **_: object) -> Mapping[str, Cal
 def fisher(
     site: Site,
     *,
-    weight: PerModel = 1.0,  # type: ignore[assignment]
+    weight: PerModelWeight = 1.0,  # type: ignore[assignment]
     kind: Kind = "exact",
     normalize: bool = True,
-    floor: float = 1e-6,
+    floor: NonNegative = 1e-6,
 ) -> Tensor:
     """Weighs each element by its Fisher information: (n, *shape), n diagonals (n, *shape) -> (*shape).
 

@@ -12,7 +12,7 @@ linear maps, or that no sample reached, are averaged, as published. Padded token
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from eutectic.methods.declare import Domain, Fraction, Laws, Locality, Needs, Paper, PerModel, combine
+from eutectic.methods.declare import Domain, Fraction, Laws, Locality, Needs, Paper, PerModelWeight, combine
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.solve import solve_gram
 from eutectic.numerics.tensors import Tensor, torch
@@ -40,7 +40,7 @@ def regmean(
     site: Site,
     *,
     alpha: Fraction = 0.9,
-    weight: PerModel = 1.0,  # type: ignore[assignment]
+    weight: PerModelWeight = 1.0,  # type: ignore[assignment]
     prefix: Literal["own", "merged"] = "own",
 ) -> Tensor:
     """Least squares over all models' inputs: (n, d_out, d_in), n Gram matrices (d_in, d_in) -> (d_out, d_in).

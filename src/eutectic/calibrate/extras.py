@@ -5,12 +5,12 @@ from types import ModuleType
 
 from eutectic.errors import CalibrationError
 
-#: What is installed for each module.
+#: The extra that each library comes with.
 _EXTRAS = {
     "transformers": "models",
     "datasets": "data",
-    "pyarrow.parquet": "data",
-    "PIL.Image": "data",
+    "pyarrow": "data",
+    "PIL": "data",
 }
 
 
@@ -25,5 +25,5 @@ def load(module: str, why: str) -> ModuleType:
     except ImportError as error:
         library = module.partition(".")[0]
         raise CalibrationError(
-            f"{why} needs {library}, which is not installed; pip install 'eutectic[{_EXTRAS[module]}]'"
+            f"{why} needs {library}, which is not installed; pip install 'eutectic[{_EXTRAS[library]}]'"
         ) from error

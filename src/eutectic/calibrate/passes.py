@@ -36,14 +36,15 @@ def _decoder_inputs(config: Any, inputs: Mapping[str, Tensor]) -> dict[str, Tens
 
     One padded token is added, so that masks of both sides can be told apart by their shape.
     """
+    # (samples, tokens) -> (samples, tokens + 2)
     ids = inputs["input_ids"]
     start = getattr(config, "decoder_start_token_id", None)
     first = torch.full_like(ids[:, :1], start if isinstance(start, int) else 0)
     mask = inputs.get("attention_mask", torch.ones_like(ids))
     none = torch.zeros_like(mask[:, :1])
     return {
-        "decoder_input_ids": torch.cat([first, ids], 1),
-        "decoder_attention_mask": torch.cat([torch.ones_like(none), mask[:, :-1], none], 1),
+        "decoder_input_ids": torch.cat([first, ids, first], 1),
+        "decoder_attention_mask": torch.cat([torch.ones_like(none), mask, none], 1),
     }
 
 

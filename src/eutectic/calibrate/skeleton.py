@@ -5,7 +5,7 @@ frequencies) are real from the start. Whatever names a checkpoint uses are match
 without the architecture's prefix, and tied parameters by any of their names.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -108,12 +108,13 @@ class Skeleton:
         """
         names = weights.names
         stored: dict[str, str] = {}
+        new = renamed(self.module, names)
         prefix = f"{getattr(self.module, 'base_model_prefix', '') or '?'}."
         absent = []
         for slot in self._slots:
             tried = [*slot.names, *(prefix + n for n in slot.names), *(n.removeprefix(prefix) for n in slot.names)]
             tried += [_old(name) for name in tried]
-            found = next((name for name in tried if name in names), None)
+            found = next((new.get(name, name) for name in tried if name in names or name in new), None)
             shape = tuple(slot.empty.shape)
             if found is None and "pooler" in slot.names[0]:
                 pass  # its output reaches nothing that is measured
@@ -162,6 +163,26 @@ class Skeleton:
     def part_of(self, name: str) -> str | None:
         """Returns the block that a parameter of the module belongs to; None outside of all."""
         return next((block for block in self.blocks if name.startswith(f"{block}.")), None)
+
+
+def renamed(module: Any, names: Iterable[str]) -> dict[str, str]:
+    """Returns the checkpoint's names by those that transformers now gives the same tensors, where they differ."""
+    mapping = _optional("transformers.conversion_mapping")
+    loading = _optional("transformers.core_model_loading")
+    if mapping is None or loading is None:  # an earlier transformers, whose modules have the checkpoints' names
+        return {}
+    every = mapping.get_model_conversion_mapping(module)
+    renamings = [each for each in every if isinstance(each, loading.WeightRenaming)]
+    changed = ((loading.apply_renamings(name, renamings), name) for name in names) if renamings else ()
+    return {new: name for new, name in changed if new != name}
+
+
+def _optional(module: str) -> Any:
+    """A part of transformers, if this version has it."""
+    try:
+        return load(module, "")
+    except CalibrationError:
+        return None
 
 
 def _old(name: str) -> str:
@@ -240,11 +261,21 @@ def build(model: Checkpoint, *, headless: bool) -> "torch.nn.Module":
         raise CalibrationError(f"{model.reference}: transformers cannot build it: {reason}") from error
     built.tie_weights()
     module: torch.nn.Module = built.base_model if headless else built
+    if module is built and headless:  # a family whose models with a head have no inner model, such as T5
+        _behead(module)
     for inner in module.modules():
         for parameter in list(inner._parameters.values()):  # noqa: SLF001
             if parameter is not None and not parameter.is_meta:
                 _unload(module, parameter, torch.nn.Parameter(parameter.to("meta"), requires_grad=False))
     return module
+
+
+def _behead(module: Any) -> None:
+    """Takes away what makes words of the last hidden state: it reaches nothing that is measured, and is dear."""
+    head = getattr(module, "get_output_embeddings", lambda: None)()
+    for name, child in module.named_children():
+        if child is head:
+            setattr(module, name, torch.nn.Identity())
 
 
 def _unload(module: "torch.nn.Module", old: Any, new: Any) -> None:

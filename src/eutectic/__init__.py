@@ -10,7 +10,8 @@ receipt = eutectic.run(plan, out="merged/")
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import eutectic.plan  # noqa: F401  see the last line
+import eutectic.calibrate
+import eutectic.plan  # noqa: F401  the same
 from eutectic.about import VERSION as __version__  # noqa: N811
 from eutectic.errors import (
     CalibrationError,
@@ -26,7 +27,8 @@ from eutectic.errors import (
 if TYPE_CHECKING:
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, verify
+    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, calibrate, diff, plan, run, verify
+    from eutectic.api.statistics import Statistics, statistics
 
 __all__ = [
     "CalibrationError",
@@ -41,10 +43,12 @@ __all__ = [
     "Receipt",
     "Recipe",
     "RecipeError",
+    "Statistics",
     "TensorDifference",
     "UndeclaredNeed",
     "Verification",
     "__version__",
+    "calibrate",
     "diff",
     "inspect",
     "merge",
@@ -53,6 +57,7 @@ __all__ = [
     "read",
     "rule",
     "run",
+    "statistics",
     "verify",
 ]
 
@@ -60,7 +65,8 @@ __all__ = [
 _HOMES = {
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "verify"),
+    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "calibrate", "diff", "plan", "run", "verify"),
+    "statistics": ("Statistics", "statistics"),
 }
 
 
@@ -78,6 +84,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# A package binds its parts' names when they are first imported. The part `plan` has been, above, so that it will
-# not take the place of the verb later; its name is the verb's.
-del globals()["plan"]
+# A package binds its parts' names when they are first imported. The parts `calibrate` and `plan` have been, above,
+# so that they will not take the place of the verbs later; their names are the verbs'.
+del globals()["calibrate"], globals()["plan"]

@@ -38,6 +38,14 @@ def not_built() -> frozenset[str]:
     return frozenset(line for line in lines if line)
 
 
+def families() -> list[Path]:
+    """Returns the folders of cases beside this file: those with an index, or with parameters in every case."""
+    found = {path.parent for path in HERE.glob("*/index.json")} | {
+        path.parents[1] for path in HERE.glob("*/*/params.json")
+    }
+    return sorted(found)
+
+
 def find(family: Path) -> list[Case]:
     """Returns every case of a family: its folders, and whatever its index names beyond them."""
     names = {path.name for path in family.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}

@@ -13,7 +13,8 @@ from eutectic import speed
 from eutectic.about import VERSION
 from eutectic.api import models
 from eutectic.api.recipes import read
-from eutectic.api.statistics import default_store
+from eutectic.api.statistics import Statistics, open_store
+from eutectic.calibrate.own import given
 from eutectic.calibrate.prepare import prepare
 from eutectic.calibrate.run import calibrate as run_calibration
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
@@ -45,6 +46,7 @@ def plan(
     device: str = "cpu",
     offline: bool = False,
     store: str | os.PathLike[str] | None = None,
+    statistics: Sequence[Statistics] | None = None,
 ) -> Plan:
     """Plans a recipe: what is read, held, written, and what becomes of every tensor. Reads headers only.
 
@@ -56,6 +58,7 @@ def plan(
         device: `cpu`, or `cuda`.
         offline: do not download.
         store: where results of calibration are kept; the user's cache folder by default.
+        statistics: instead of a calibration section, what `eutectic.statistics` found of each model, in their order.
 
     Raises:
         CalibrationError: when the recipe's method looks at data, and that is missing or does not fit.
@@ -69,7 +72,8 @@ def plan(
     budget = parse_bytes(memory) if memory is not None else default_memory()
     planned = _plan(read_one, budget, threads, device, offline)
     try:
-        calibration = prepare(planned, Path(os.fspath(store)) if store is not None else default_store())
+        kept = open_store(store)
+        calibration = prepare(planned, kept.folder) if statistics is None else given(planned, statistics)
     except BaseException:
         for each in planned.inputs:
             each.source.close()

@@ -93,7 +93,8 @@ def _patches(config: Mapping[str, Any]) -> int:
 def section(plan: Plan) -> Section:
     """Returns the recipe's calibration section, which a plan with demands has."""
     if plan.recipe.calibration is None:
-        raise RecipeError("expected calibration: {data: FILE} in the recipe, found none")
+        asked = ", ".join(sorted({demand.statistic.origin.value for demand in plan.demands}))
+        raise RecipeError(f"the recipe's method looks at {asked}, so it needs data; add calibration: {{data: FILE}}")
     return plan.recipe.calibration
 
 
@@ -177,7 +178,7 @@ def prepare(plan: Plan, store: Path) -> Calibration | None:
     digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
     said = tuple(cost.said() for cost in costs)
     operations = sum(cost.operations for cost in costs)
-    return Calibration(store, tuple(digests), tuple(finished), said, peak, operations, digest)
+    return Calibration(store, tuple(digests), tuple(finished), said, peak, operations, digest, plan.job)
 
 
 def _check(plan: Plan, demand: Demand, job: Job) -> None:
@@ -198,7 +199,7 @@ def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any
     said, job = section(plan), found[demand.source]
     statistic = demand.statistic
     if statistic.of is Of.MERGED:
-        weights = plan.job
+        weights = plan.calibration.job if plan.calibration else plan.job
     else:
         weights = job.weights.fingerprint if statistic.of is Of.EACH else plan.inputs[0].source.fingerprint()
     known: dict[str, Any] = {

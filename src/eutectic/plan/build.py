@@ -89,7 +89,7 @@ def build(
         tuple(report.summary()),
         _job(recipe, fingerprints, layout, sidecars, version, device),
         fingerprints,
-        demands(recipe, fates.merged),
+        demands(fates.merged),
     )
 
 

@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 
-from eutectic.errors import RecipeError
 from eutectic.plan.steps import Demand, Feed, Merged
-from eutectic.recipe.model import Recipe
 from eutectic.recipe.resolve import ResolvedStep
 from eutectic.stats.fold import Calibrated, Norm, Of
 
@@ -25,22 +23,13 @@ def held_under(site: Merged, feed: Feed, statistic: Calibrated) -> str:
     return feed.name
 
 
-def demands(recipe: Recipe, merged: Sequence[Merged]) -> tuple[Demand, ...]:
-    """Returns what calibration must find, one demand a statistic and model.
-
-    Raises:
-        RecipeError: when something is demanded and the recipe names no data.
-    """
+def demands(merged: Sequence[Merged]) -> tuple[Demand, ...]:
+    """Returns what calibration must find, one demand a statistic and model."""
     wanted: dict[tuple[Calibrated, int], dict[str, None]] = {}
     for site in merged:
         for step in site.steps:
             for found in read_by(step, len(site.models)).values():
                 statistic = found.over if isinstance(found, Norm) else found
-                if recipe.calibration is None:
-                    raise RecipeError(
-                        f"{step.method.name} looks at {statistic.origin.value}, so it needs data; name it under "
-                        "calibration: {data: FILE}"
-                    )
                 for feed in site.models:
                     wanted.setdefault((statistic, feed.source), {})[held_under(site, feed, statistic)] = None
     return tuple(Demand(statistic, source, tuple(names)) for (statistic, source), names in wanted.items())

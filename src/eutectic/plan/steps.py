@@ -125,6 +125,7 @@ class Calibration:
         peak: bytes that it holds at most.
         operations: multiplications and additions of what is still to be done.
         digest: of all that decides the results.
+        job: the plan's own digest, without the data.
     """
 
     store: Path
@@ -134,6 +135,7 @@ class Calibration:
     peak: int
     operations: float
     digest: str
+    job: str
 
 
 @dataclass(frozen=True)

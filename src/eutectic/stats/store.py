@@ -165,6 +165,10 @@ class Results:
         self.folder.mkdir(parents=True, exist_ok=True)
         _write(self.folder / _DONE, [b""])
 
+    def names(self) -> list[str]:
+        """Returns the tensors that have a result."""
+        return sorted(self._index())
+
     def __contains__(self, tensor: object) -> bool:
         return tensor in self._index()
 

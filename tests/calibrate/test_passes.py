@@ -1,6 +1,6 @@
 """Block by block is the whole model; what is shown is what layers are given; padding, order and batches."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ def run(
     skeleton = Skeleton(build(checkpoint, headless=headless), str(folder), blocks=blocks)
     fitted = skeleton.fit(Weights(checkpoint))
     names = [name for own in skeleton.parameters(fitted).values() for name in own]
-    collector = Collector(dict.fromkeys(names, list(statistics)), str(folder))
+    collector = Collector({name: list(statistics) for name in names}, str(folder))
     found: dict[Calibrated, dict[str, Outcome]] = {each: {} for each in statistics}
 
     def done(part: str | None, from_: Collector) -> None:
@@ -71,11 +71,11 @@ def result(outcomes: Mapping[str, Outcome], name: str) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module", params=list(KINDS))
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A small model of a family, and texts."""
     folder = tmp_path_factory.mktemp(request.param)
     kind = request.param
-    yield save(folder / "model", config(kind), KINDS[kind], 3), texts(folder / "data.jsonl")
+    return save(folder / "model", config(kind), KINDS[kind], 3), texts(folder / "data.jsonl")
 
 
 def test_block_by_block_is_the_whole_model(model: tuple[Path, Path], tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_what_is_not_finite_is_named(model: tuple[Path, Path], tmp_path: Path) -
             return found.fill_(torch.nan) if "embed" in name or "wte" in name or "shared" in name else found
 
     names = [name for own in skeleton.parameters(fitted).values() for name in own]
-    collector = Collector(dict.fromkeys(names, [GRAM]), "broken")
+    collector = Collector({name: [GRAM] for name in names}, "broken")
     broken = type(fitted)(Broken(checkpoint), fitted.stored)
 
     def done(part: str | None, from_: Collector) -> None:

@@ -16,7 +16,10 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sample:
-    """Models, each with the seed of its made-up calibration data, around a base; every number is a small multiple of a power of two, so that differences are exact."""
+    """Models around a base; every number is a small multiple of a power of two, so that differences are exact.
+
+    `data` are the seeds of the models' made-up calibration data.
+    """
 
     name: str
     base: torch.Tensor

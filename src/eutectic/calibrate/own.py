@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from eutectic.calibrate.batches import Batch
 from eutectic.calibrate.data import LABELS
 from eutectic.calibrate.gradients import check_labels, differentiate
@@ -68,7 +66,9 @@ def measure(
     gradients = [each for each in statistics if isinstance(each, OfGradients)]
     if gradients:
         check_labels(read, gradients)
-        outcomes |= differentiate(module, dict(module.named_parameters()), read, gradients, seed=seed)
+        parameters = dict(module.named_parameters())
+        for statistic, own in differentiate(module, parameters, read, gradients, seed=seed).items():
+            outcomes[statistic] = own
     content = _digest(module, read)
     found = {}
     for statistic, own in outcomes.items():
@@ -130,7 +130,7 @@ def _digest(module: "torch.nn.Module", batches: Sequence[Batch]) -> str:
     for name, tensor in tensors.items():
         raw = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {raw.dtype} {list(raw.shape)}\0".encode())
-        digest.update(np.asarray(raw.reshape(-1).view(torch.uint8)) if raw.numel() else b"")
+        digest.update(raw.reshape(-1).view(torch.uint8).numpy().tobytes() if raw.numel() else b"")
     return digest.hexdigest()
 
 

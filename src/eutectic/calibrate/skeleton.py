@@ -252,6 +252,9 @@ def build(model: Checkpoint, *, headless: bool) -> "torch.nn.Module":
         raise CalibrationError(f"{model.reference}: expected a folder with a config.json that says how to run it")
     try:
         config = transformers.AutoConfig.from_pretrained(str(model.folder))
+        for part in (config, *vars(config).values()):
+            if getattr(part, "use_cache", False):
+                part.use_cache = False  # keys and values that nothing will read again
         names = getattr(config, "architectures", None) or []
         kind = getattr(transformers, names[0], None) if names else None
         with _without_memory():

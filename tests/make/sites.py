@@ -99,6 +99,7 @@ class Job:
     resident_bytes: int = 1 << 30
     threads: int = 1
     data: Sequence[int] | None = None
+    lanes: int = 1
     chains: list[Chain] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -154,7 +155,9 @@ class Job:
         return from_bytes(raw, spec.dtype.name, shape), bad
 
     def _executor(self, sink: Collected) -> Executor:
-        schedule = Schedule(self.threads, self.slice_elements, self.resident_bytes, self.threads)
+        schedule = Schedule(
+            self.threads, self.slice_elements, self.resident_bytes, self.threads, self.lanes, self.lanes
+        )
         return Executor(self.inputs, schedule, sink)
 
 

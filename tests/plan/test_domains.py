@@ -1,6 +1,7 @@
 """Methods meet the tensors of their domain; for the others another method stands in, or nothing is done."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import pytest
 
@@ -42,8 +43,8 @@ def spectral(
     *,
     weight: PerModel = 1.0,  # type: ignore[assignment]
     scale: float = 1.0,
-    others: str = "mean",  # type: ignore[type-arg]
-    tensors: str = "linear",
+    others: Literal["base", "mean"] = "mean",
+    tensors: Literal["linear", "matrices"] = "linear",
 ) -> Tensor:
     """Is never called here."""
     raise AssertionError(site.name)

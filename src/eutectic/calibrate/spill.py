@@ -1,5 +1,6 @@
 """Activations on disk while their batch waits: the tensors stay where they are, and only their memory goes."""
 
+import ctypes
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -37,7 +38,7 @@ class Spill:
                 continue
             seen.add(storage.data_ptr())
             path = Path(self._folder.name) / f"{batch}-{len(kept)}"
-            torch.empty(0, dtype=torch.uint8).set_(storage).numpy().tofile(path)
+            path.write_bytes(_bytes(storage, size))
             storage.resize_(0)
             kept.append((storage, size, path))
 
@@ -46,8 +47,7 @@ class Spill:
         for storage, size, path in self._kept.pop(batch, []):
             storage.resize_(size)
             with path.open("rb") as file:
-                view = torch.empty(0, dtype=torch.uint8).set_(storage).numpy()
-                file.readinto(view.data)
+                file.readinto(_bytes(storage, size))
             path.unlink()
 
     def __enter__(self) -> "Spill":
@@ -57,6 +57,11 @@ class Spill:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._folder.cleanup()
+
+
+def _bytes(storage: Any, size: int) -> memoryview:
+    """A storage's memory; numpy's view of it would not let it be resized."""
+    return memoryview((ctypes.c_uint8 * size).from_address(storage.data_ptr())).cast("B")
 
 
 def _tensors(held: object) -> Iterator[Any]:

@@ -5,7 +5,7 @@ torch functions. A plan takes one way for a site and keeps it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eutectic.checkpoint.source import Buffer
@@ -64,6 +64,7 @@ class Chain:
         self.whole = must_be_whole(site)
         if not self.fused or any(fold.whole for fold in site_folds(site)):
             load()
+        self.lanes = 1  # threads its methods may use; set by whoever visits the site
         self.results: dict[Request, Any] = {}
         self._values: list[dict[str, Any]] = [dict(step.values) for step in site.steps]
         self._stages: tuple[Stage, ...] | None = None
@@ -197,7 +198,7 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas)
+        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""
@@ -206,7 +207,7 @@ class Chain:
             view = self._view(step) if step < position or self._ready(position) else None
             key = Key(self.key.seed, self.key.name, step, rows.start)
             results = {} if view is None else {**view.results, **self._of_data(step, rows.start, shape)}
-            site = Site(site.name, site.n, key, results, site.values, site.anchor, site.are_deltas)
+            site = replace(site, key=key, results=results)
             if step < position:
                 site = site.with_deltas(self.site.steps[step].method(site, **self._tensors(step, site)))
         return site

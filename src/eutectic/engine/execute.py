@@ -92,15 +92,22 @@ class Executor:
         # One worker takes a whole site, unless the others would run out of work before it is done.
         share_of_one = sum(chain.part.numel for chain in visits) // len(crew)
         swept = [each for each in visits if each.part.numel > share_of_one and not each.whole and not self._fits(each)]
-        alone = [each for each in visits if each not in swept]
-        # The largest first: one met last would keep a single thread busy while the others wait.
-        whole = [Span(chain, 0, chain.part.numel) for chain in sorted(alone, key=lambda each: -each.part.numel)]
-        share(self._announced(whole), crew, lambda worker, span: self._visit(worker, span.chain))
+        # A site that must be whole, and that the others would wait for, is visited alone, with all threads.
+        alone = [each for each in visits if each.part.numel > share_of_one and each.whole]
+        self._visit_all(alone, crew[:1], self._schedule.alone)
+        self._visit_all([each for each in visits if each not in swept + alone], crew, self._schedule.lanes)
         for chain in swept:
             self.settle_own(chain)
             ranges = list(self._sink.missing(chain.part.name, chain.part.numel))
             spans = [span for start, stop in ranges for span in self._cut(chain, start, stop)]
             self._share(spans, self._map_slice, "merging")
+
+    def _visit_all(self, chains: Sequence[Chain], crew: list[Worker], lanes: int) -> None:
+        """Visits sites, the largest first: one met last would keep a single thread busy while the others wait."""
+        for chain in chains:
+            chain.lanes = lanes
+        spans = [Span(chain, 0, chain.part.numel) for chain in sorted(chains, key=lambda each: -each.part.numel)]
+        share(self._announced(spans), crew, lambda worker, span: self._visit(worker, span.chain))
 
     def settle(self, chains: Sequence[Chain]) -> None:
         """Computes the statistics that span the model, and whatever they come after."""

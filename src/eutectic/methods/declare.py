@@ -289,7 +289,7 @@ def no_folds(**_: object) -> Mapping[str, Statistic]:
     return {}
 
 
-def _unchanged(site: Site, **_: object) -> Tensor:
+def _unchanged(site: Site, /, *_: object, **__: object) -> Tensor:
     return site.deltas
 
 

@@ -29,7 +29,7 @@ def _folds(*, density: float, **_: object) -> Mapping[str, Statistic]:
 
 
 def _scratch(n: int, shape: tuple[int, ...]) -> float:
-    return svd_scratch(n, shape) + (2.0 * n + 8.0) * shape[0] * shape[1]
+    return svd_scratch(n, shape) + (6.0 * n + 16.0) * shape[0] * shape[1]
 
 
 def _needs(*, tensors: str, **_: object) -> Needs:
@@ -77,7 +77,7 @@ def doge(
     deltas = site.deltas
     norms = deltas.double().flatten(1).norm(dim=1)
     sizes = weight * site.column((strength / norms).where(norms != 0, 0.0))
-    shared = _shared(deltas, divisor, exact)
+    shared = _shared(site, divisor, exact)
     correction = _correct(deltas, sizes, shared, steps, rate)
     moved = deltas + correction
     if density < 1:
@@ -85,22 +85,24 @@ def doge(
     return site.base + weighted_sum(sizes, moved)
 
 
-def _shared(deltas: Tensor, divisor: int, exact: bool) -> Tensor:
+def _shared(site: Site, divisor: int, exact: bool) -> Tensor:
     """Returns the left vectors (d_out, p) of the subspace that the tasks share."""
-    rank = min(deltas.shape[1:])
-    most = int(rank / len(deltas))
-    vectors = torch.cat([svd(delta, most, exact=exact).u for delta in deltas], dim=1)
+    rank = min(site.base.shape)
+    most = int(rank / site.n)
+    vectors = torch.cat(site.each(lambda delta: svd(delta, most, exact=exact).u, site.deltas), dim=1)
     return svd(vectors, int(rank / divisor), exact=exact).u
 
 
 def _correct(deltas: Tensor, sizes: Tensor, shared: Tensor, steps: int, rate: float) -> Tensor:
     """Returns the correction (d_out, d_in)."""
-    each = deltas.transpose(0, 1).contiguous()  # (d_out, n, d_in): a row of the matrix, all its models
+    # Adam divides gradients by their own size: rounding errors where there is no gradient would be steps in float32.
+    each = deltas.transpose(0, 1).double().contiguous()  # (d_out, n, d_in): a row of the matrix, all its models
+    sizes, shared = sizes.double(), shared.double()
     total = float(sizes.sum())
-    offsets = (each * (each - weighted_sum(sizes, deltas)[:, None])).sum(2)  # (d_out, n)
-    adam = Adam(torch.zeros_like(deltas[0]), rate)
+    offsets = (each * (each - weighted_sum(sizes, each.transpose(0, 1))[:, None])).sum(2)  # (d_out, n)
+    adam = Adam(torch.zeros_like(each[:, 0]), rate)
     for _ in range(steps):
         errors = offsets - total * torch.bmm(each, adam.values[:, :, None]).squeeze(2)
         gradient = -2 * total * torch.bmm(errors[:, None], each).squeeze(1)
         adam.step(gradient - shared @ (shared.T @ gradient))
-    return adam.values
+    return adam.values.to(deltas.dtype)

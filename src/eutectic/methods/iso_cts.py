@@ -24,7 +24,7 @@ def split(rank: int, tasks: int, common: float) -> tuple[int, int]:
 
 def _rest(delta: Tensor, shared: Tensor, most: int, exact: bool) -> Svd:
     """Returns the leading triplets of what a delta has beside the common left vectors, rounding errors left out."""
-    least = 16 * torch.finfo(delta.dtype).eps * float(delta.norm())
+    least = 16 * torch.finfo(delta.dtype).eps * float(delta.double().norm())
     return svd(delta - shared @ (shared.T @ delta), most, least=least, exact=exact)
 
 
@@ -61,7 +61,8 @@ def iso_cts(
     rank = min(site.base.shape)
     shared, own = split(rank, site.n, common)
     top = svd(weighted_sum(torch.ones_like(weight), deltas), shared, exact=exact)
-    parts = [*(_rest(delta, top.u, own, exact) for delta in deltas), top]
-    u, v = (polar(torch.cat([getattr(part, side) for part in parts], dim=1), exact=exact) for side in ("u", "v"))
+    parts = [*site.each(lambda delta: _rest(delta, top.u, own, exact), deltas), top]
+    sides = (torch.cat([getattr(part, side) for part in parts], dim=1) for side in ("u", "v"))
+    u, v = site.each(lambda vectors: polar(vectors, exact=exact), sides)
     mean = torch.cat([part.s for part in parts]).sum() / max(1, rank)
     return site.base + scale * mean * (u @ v.T)

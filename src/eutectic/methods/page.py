@@ -110,7 +110,7 @@ def _kind(method: Method[Any]) -> str:
 
 def _sees(method: Method[Any]) -> str:
     if method.needs.domain is not Domain.ANY:
-        return method.needs.domain.value
+        return str(method.needs.domain.value)
     return f"{method.needs.locality.name.lower()}s"
 
 

@@ -1,12 +1,16 @@
 """Site: where a merge happens. All a method sees, and nothing it did not declare."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from eutectic.errors import UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,7 @@ class Site:
             may be read (while a method describes itself to the kernels).
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
+        lanes: threads that `each` may use.
     """
 
     name: str
@@ -31,6 +36,7 @@ class Site:
     values: Tensor | None = None
     anchor: Tensor | None = None
     are_deltas: bool = False
+    lanes: int = 1
 
     @property
     def tensors(self) -> Tensor:
@@ -66,6 +72,16 @@ class Site:
         if name not in self.results:
             raise UndeclaredNeed(f"{self.name}: fold '{name}' was read but not declared in folds")
         return self.results[name]
+
+    def each(self, do: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Returns `do(item)` for all items, in order, on as many threads as the engine lends.
+
+        Every call is made on its own, so that the results do not depend on how many threads there are.
+        """
+        if self.lanes == 1:
+            return [do(item) for item in items]
+        with ThreadPoolExecutor(self.lanes) as pool:
+            return list(pool.map(do, items))
 
     def with_deltas(self, deltas: Tensor) -> "Site":
         """Returns the site whose models are base + deltas."""

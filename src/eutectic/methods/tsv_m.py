@@ -64,7 +64,8 @@ def tsv_m(
     deltas = weight * site.deltas
     rank = min(site.base.shape)
     most = share_of(rank, site.n) if keep == "share" else rank
-    found = _joined([svd(delta, most, exact=exact) for delta in deltas])
+    found = _joined(site.each(lambda delta: svd(delta, most, exact=exact), deltas))
     if whiten:
-        found = Svd(polar(found.u, exact=exact), found.s, polar(found.v, exact=exact))
-    return site.base + scale * found.matrix()
+        u, v = site.each(lambda vectors: polar(vectors, exact=exact), (found.u, found.v))
+        found = Svd(u, found.s, v)
+    return site.base + scale * found.matrix

@@ -5,11 +5,11 @@ equation (12), and the authors' code. X starts at sum_i D_i and takes Adam steps
 sum_i |(X - D_i) D_i^T|^2 / |D_i|^2. The gradient is 2 (X A - B) with A = sum_i D_i^T D_i / |D_i|^2 and
 B = sum_i D_i D_i^T D_i / |D_i|^2, so a step costs the same for any number of tasks. A step moves an element by about
 `rate` at most: the method is no function of the deltas' proportions alone, and `rate` suits deltas of 1e-4 to 1e-3.
-Departs: a task whose delta is zero here takes no part (the authors' code divides by its norm). Where D_1 .. D_n have
-fewer rows in all than A has columns, A is not formed: X A = sum_i (X D_i^T) D_i / |D_i|^2. `weight` multiplies a delta
-before anything else. The authors merge the four linear layers of each block and keep the base elsewhere (`tensors:
-linear`, `others: base`); fusion_bench takes every matrix, averages the rest and makes 400 steps (`tensors: matrices`,
-`others: mean`, `steps: 400`).
+Departs: steps are computed in float64. A task whose delta is zero here takes no part (the authors' code divides by its
+norm). Where the deltas have few rows or directions in all, A is not formed but multiplied by in two factors. `weight`
+multiplies a delta before anything else. The authors merge the four linear layers of each block and keep the base
+elsewhere (`tensors: linear`, `others: base`); fusion_bench takes every matrix, averages the rest and makes 400 steps
+(`tensors: matrices`, `others: mean`, `steps: 400`).
 """
 
 from typing import Annotated, Literal
@@ -18,7 +18,7 @@ from eutectic.methods.declare import Bounds, Elsewhere, Laws, Locality, Needs, P
 from eutectic.methods.matrices import Tensors, domain, mean_elsewhere
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.adam import Adam
-from eutectic.numerics.spectra import gram, times
+from eutectic.numerics.spectra import gram, low_rank, times
 from eutectic.numerics.tensors import Tensor, torch
 
 #: Rows of X that take their steps together; each row's steps are its own, given A.
@@ -28,7 +28,7 @@ _ROWS = 256
 def _scratch(n: int, shape: tuple[int, ...]) -> float:
     rows, columns = shape
     inner = columns if columns <= 2 * n * rows else n * rows
-    return 10.0 * inner * min(inner, columns) + (n + 6.0) * rows * columns + 1024.0 * 2 * columns
+    return 12.0 * inner * min(inner, columns) + (n + 16.0) * rows * columns + 2048.0 * columns
 
 
 def _needs(*, tensors: str, **_: object) -> Needs:
@@ -42,9 +42,10 @@ def _elsewhere(n: int, *, others: str, **_: object) -> Elsewhere:
 def _map(units: Tensor) -> tuple[Tensor, ...]:
     """Returns what X is multiplied by in turn to make X A, in float64, given D_i / |D_i| (n, d_out, d_in)."""
     rows = units.flatten(0, 1)
-    if rows.shape[1] <= 2 * rows.shape[0]:
-        return (gram(rows),)
-    return rows.T.double(), rows.double()
+    found = low_rank(rows)
+    if found is not None:
+        return (found.v * found.s.square()).double(), found.v.T.double()
+    return (gram(rows),) if rows.shape[1] <= 2 * rows.shape[0] else (rows.T.double(), rows.double())
 
 
 @combine(
@@ -80,22 +81,27 @@ def wudi(
         return site.base + merged
     units = torch.stack([deltas[at] / norms[at] for at in present])
     factors = _map(units)
-    target = torch.zeros_like(merged)
-    for at, unit in zip(present, units, strict=True):
-        product = times(unit, unit.T.double()) if len(unit) <= unit.shape[1] else None
-        part = product @ unit.double() if product is not None else times(unit, gram(unit))
-        target += (norms[at] * part).to(target.dtype)
-    factors = tuple(factor.to(merged.dtype) for factor in factors)
-    blocks = zip(merged.split(_ROWS), target.split(_ROWS), strict=True)
-    return site.base + torch.cat([_descend(start, goal, factors, steps, rate) for start, goal in blocks])
+    target = torch.zeros_like(merged, dtype=torch.float64)
+    for at, part in zip(present, site.each(_cube, units), strict=True):
+        target += norms[at] * part
+    blocks = zip(torch.split(merged, _ROWS), torch.split(target, _ROWS), strict=True)
+    return site.base + torch.cat(site.each(lambda block: _descend(*block, factors, steps, rate), blocks))
+
+
+def _cube(unit: Tensor) -> Tensor:
+    """Returns D D^T D in float64."""
+    return times(unit.T, gram(unit.T)).T if len(unit) < unit.shape[1] else times(unit, gram(unit))
 
 
 def _descend(start: Tensor, target: Tensor, factors: tuple[Tensor, ...], steps: int, rate: float) -> Tensor:
-    """Takes the steps of some rows (rows, d_in)."""
-    adam = Adam(start.clone(), rate)
+    """Takes the steps of some rows (rows, d_in).
+
+    Adam divides gradients by their own size: rounding errors where there is no gradient would be steps in float32.
+    """
+    adam = Adam(start.double(), rate)
     for _ in range(steps):
         image = adam.values
         for factor in factors:
             image = image @ factor
         adam.step(2 * (image - target))
-    return adam.values
+    return adam.values.to(start.dtype)

@@ -1,25 +1,34 @@
 """Singular vectors, polar factors and ranks of one matrix, each by the cheapest way whose error is stated.
 
-Two ways lead to the singular vectors of a matrix A. The *plain* one is the library's SVD. The *Gram* way takes the
-eigenvectors of A^T A (or A A^T, whichever is smaller), which costs a fraction: it squares the spread of the singular
-values, so that with a unit roundoff e the value s_i comes out with a relative error of about e (s_1 / s_i)^2. The Gram
-way is taken for float32 matrices, in float64 (e = 1e-16), and directions with s_i <= eps32 max(m, n) s_1, which float32
-data cannot tell from none, are dropped in both ways: at this edge the error is 1e-16 / (1e-7 max(m, n))^2 <= 1e-4 of a
-value that is itself 1e-7 max(m, n) of the largest, and it falls with the square of the distance. float64 matrices, and
-those whose caller asks for `exact`, go the plain way.
+Three ways lead to the singular vectors of a matrix A (m, n):
 
-A NaN or infinity anywhere makes every number of the result NaN; nothing raises.
+- *plain*: the library's SVD, in the matrix's own precision.
+- *Gram*: the eigenvectors of A^T A (or A A^T, whichever is smaller) in float64, at a fraction of the cost. It squares
+  the spread of the singular values: with a unit roundoff e, s_i comes out with a relative error of about
+  e (s_1 / s_i)^2.
+- *low rank*: when a sketch of A shows that few directions hold all of it, as the deltas of adapters, those directions
+  are split off by QR, and the Gram way is taken in them.
+
+float32 matrices go the last two ways (e = 1e-16). Directions with s_i <= eps32 max(m, n) s_1, which float32 data cannot
+tell from none, are dropped on every way: at this edge the Gram way's error is 1e-16 / (1e-7 max(m, n))^2 <= 1e-4 of a
+value that is itself next to nothing, and it falls with the square of the distance. What the low-rank way leaves out is
+at most 16 eps32 |A| in the Frobenius norm. float64 matrices, and those whose caller asks for `exact`, go the plain way.
+
+A NaN or infinity anywhere makes every number of the result NaN; nothing raises. Nothing here starts threads.
 """
 
 from dataclasses import dataclass
 from itertools import pairwise
 
+from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
 #: Rows of a matrix that are widened to float64 at once.
 _ROWS = 1024
 #: A Gram matrix is made in so many column blocks; those below the diagonal are not computed.
 _BLOCKS = 4
+#: A sketch has this part of the smaller side's columns; it must have so many at least to be worth trying.
+_SKETCH, _LEAST = 8, 16
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,14 @@ class Svd:
     s: Tensor
     v: Tensor
 
+    @property
     def matrix(self) -> Tensor:
-        """Returns the product, (m, n)."""
+        """The product, (m, n)."""
         return (self.u * self.s) @ self.v.T
+
+    def turned(self) -> "Svd":
+        """Returns the triplets of the transposed matrix."""
+        return Svd(self.v, self.s, self.u)
 
 
 def svd(matrix: Tensor, most: int | None = None, *, least: float = 0.0, exact: bool = False) -> Svd:
@@ -57,13 +71,10 @@ def svd(matrix: Tensor, most: int | None = None, *, least: float = 0.0, exact: b
     if exact or matrix.dtype == torch.float64:
         return _plain(matrix, most, least)
     if m < n:
-        turned = svd(matrix.T, most, least=least)
-        return Svd(turned.v, turned.s, turned.u)
-    values, vectors = _eigen(gram(matrix))
-    s = values[:most].clamp(min=0).sqrt()
-    kept = _kept(s, matrix, least)
-    s, v = s[:kept], vectors[:, :kept]
-    return Svd(times(matrix, v / s).to(matrix.dtype), s.to(matrix.dtype), v.to(matrix.dtype))
+        return svd(matrix.T, most, least=least).turned()
+    found = low_rank(matrix) or _by_gram(matrix, most)
+    kept = min(most, _kept(found.s, matrix, least))
+    return Svd(found.u[:, :kept], found.s[:kept], found.v[:, :kept])
 
 
 def polar(matrix: Tensor, *, exact: bool = False) -> Tensor:
@@ -71,36 +82,12 @@ def polar(matrix: Tensor, *, exact: bool = False) -> Tensor:
 
     Its error is that of `svd`. Source: Higham, Computing the Polar Decomposition, 1986.
     """
-    m, n = matrix.shape
-    if exact or matrix.dtype == torch.float64:
-        found = svd(matrix, exact=True)
-        return found.u @ found.v.T
-    if m < n:
-        return polar(matrix.T).T
-    return times(matrix, inverse_root(gram(matrix), matrix)).to(matrix.dtype)
+    return _reshaped(matrix, False, exact)
 
 
 def isotropic(matrix: Tensor, *, exact: bool = False) -> Tensor:
     """Returns the matrix (m, n) with all min(m, n) singular values replaced by their mean; null ones stay null."""
-    m, n = matrix.shape
-    if exact or matrix.dtype == torch.float64:
-        found = svd(matrix, exact=True)
-        return found.s.sum() / max(1, min(m, n)) * (found.u @ found.v.T)
-    if m < n:
-        return isotropic(matrix.T).T
-    values, vectors = _eigen(gram(matrix))
-    s = values.clamp(min=0).sqrt()
-    kept = _kept(s, matrix)
-    root = (vectors[:, :kept] / s[:kept]) @ vectors[:, :kept].T
-    return times(matrix, s[:kept].sum() / max(1, n) * root).to(matrix.dtype)
-
-
-def inverse_root(grams: Tensor, of: Tensor) -> Tensor:
-    """Returns (A^T A)^(-1/2) from A^T A, (n, n) float64, on the directions that are not null in A = `of`."""
-    values, vectors = _eigen(grams)
-    s = values.clamp(min=0).sqrt()
-    kept = _kept(s, of)
-    return (vectors[:, :kept] / s[:kept]) @ vectors[:, :kept].T
+    return _reshaped(matrix, True, exact)
 
 
 def procrustes(moving: Tensor, fixed: Tensor, *, exact: bool = False) -> Tensor:
@@ -118,10 +105,35 @@ def effective_rank(s: Tensor) -> float:
     Source: Roy and Vetterli, The effective rank, 2007.
     """
     total = float(s.double().sum())
-    if total == 0:
-        return 0.0
-    shares = s.double() / total
-    return float(torch.special.entr(shares).sum().exp())
+    return float(torch.special.entr(s.double() / total).sum().exp()) if total else 0.0
+
+
+def low_rank(matrix: Tensor) -> Svd | None:
+    """Returns all triplets of a float32 matrix whose rank is under an eighth of its smaller side; None if it is not.
+
+    A sketch A Omega of that many columns, with signs for Omega, spans what A spans if A has no more directions; so the
+    last columns of its QR are next to nothing, and A - Q Q^T A is measured before it is believed.
+    Source: Halko, Martinsson and Tropp, Finding structure with randomness, 2011, arXiv:0909.4061, algorithm 4.1.
+    """
+    width = min(matrix.shape) // _SKETCH
+    if width < _LEAST or not bool(matrix.isfinite().all()):
+        return None
+    signs = Key(0, "sketch").keep((0.5,), matrix.new_empty(1, matrix.shape[1], width))[0]
+    sketch = matrix @ (2 * signs.to(matrix) - 1)
+    q, r = torch.linalg.qr(sketch.double())
+    eps, sizes = torch.finfo(matrix.dtype).eps, r.diagonal().abs()
+    if float(sizes.min()) > eps * max(matrix.shape) * float(sizes.max()):
+        return None
+    inside = times(matrix.T, q).T  # (width, n)
+    rest = float(matrix.double().square().sum() - inside.square().sum())
+    if rest > (16 * eps) ** 2 * float(inside.square().sum()):
+        return None
+    values, vectors = _eigen(inside @ inside.T)
+    s = values.clamp(min=0).sqrt()
+    kept = _kept(s, matrix)
+    s, vectors = s[:kept], vectors[:, :kept]
+    u, v = q @ vectors, inside.T @ (vectors / s)
+    return Svd(u.to(matrix.dtype), s.to(matrix.dtype), v.to(matrix.dtype))
 
 
 def gram(matrix: Tensor) -> Tensor:
@@ -129,17 +141,43 @@ def gram(matrix: Tensor) -> Tensor:
     n = matrix.shape[1]
     edges = [n * at // _BLOCKS for at in range(_BLOCKS + 1)]
     out = torch.zeros(n, n, dtype=torch.float64, device=matrix.device)
-    for rows in matrix.split(_ROWS):
+    for rows in torch.split(matrix, _ROWS):
         wide = rows.double()
         for start, stop in pairwise(edges):
             out[start:stop, start:] += wide[:, start:stop].T @ wide[:, start:]
-    upper = out.triu()
-    return upper + out.triu(1).T
+    return out.triu() + out.triu(1).T
 
 
 def times(matrix: Tensor, right: Tensor) -> Tensor:
     """Returns A @ B in float64 without a float64 copy of all of A: (m, n), (n, k) -> (m, k)."""
-    return torch.cat([rows.double() @ right for rows in matrix.split(_ROWS)])
+    return torch.cat([rows.double() @ right for rows in torch.split(matrix, _ROWS)])
+
+
+def _reshaped(matrix: Tensor, level: bool, exact: bool) -> Tensor:
+    """U V^T, times the mean of all min(m, n) singular values if `level`."""
+    m, n = matrix.shape
+    if m < n:
+        return _reshaped(matrix.T, level, exact).T
+    plain = exact or matrix.dtype == torch.float64
+    found = svd(matrix, exact=True) if plain else low_rank(matrix)
+    if found is not None:
+        mean = found.s.sum() / max(1, n) if level else 1.0
+        return mean * (found.u @ found.v.T)
+    values, vectors = _eigen(gram(matrix))
+    s = values.clamp(min=0).sqrt()
+    kept = _kept(s, matrix)
+    s, vectors = s[:kept], vectors[:, :kept]
+    mean = s.sum() / max(1, n) if level else 1.0
+    return times(matrix, mean * (vectors / s) @ vectors.T).to(matrix.dtype)
+
+
+def _by_gram(matrix: Tensor, most: int) -> Svd:
+    """The leading triplets of a tall matrix."""
+    values, vectors = _eigen(gram(matrix))
+    s, v = values[:most].clamp(min=0).sqrt(), vectors[:, :most]
+    kept = _kept(s, matrix)
+    u = times(matrix, v[:, :kept] / s[:kept])
+    return Svd(u.to(matrix.dtype), s[:kept].to(matrix.dtype), v[:, :kept].to(matrix.dtype))
 
 
 def _plain(matrix: Tensor, most: int, least: float) -> Svd:

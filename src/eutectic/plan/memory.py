@@ -98,6 +98,11 @@ class _Costs:
         """What a site costs that must be whole, for its map or for a statistic."""
         return _slice_bytes(site, site.spec.numel, self.double[id(site)], self.fused[id(site)], self.wholes[id(site)])
 
+    def lane_of(self, site: Merged) -> int:
+        """What one thread more takes that works on a site which is whole."""
+        n, shape, double = len(site.models), site.spec.shape, self.double[id(site)]
+        return KEPT * int((8 if double else 4) * max(_scratch(step, n, shape) for step in site.steps))
+
     def sliced(self, elements: int) -> int:
         """The dearest slice of that many elements."""
         sites = [site for site in self.merged if site.locality is not Locality.TENSOR]
@@ -155,13 +160,31 @@ def _settle(costs: _Costs, states: int, budget: int, workers: int, size: int, wh
     held = [arena_bytes(site, site.spec.numel) for site in costs.own]
     limit = min(room - slices, HELD)
     resident = max((each for each in held if each <= limit), default=0)
-    crew = min(workers, (budget - SLACK - workers * states) // whole) if whole else workers
-    buffers = max(workers * (slices + resident), crew * whole)
-    return Schedule(workers, size, resident, crew), Memory(buffers, workers * states, SLACK)
+    crew, lanes, alone = _crew(costs, budget - SLACK - workers * states, workers, whole)
+    lane = max((costs.lane_of(site) for site in costs.whole), default=0)
+    held_whole = max(crew * (whole + (lanes - 1) * lane), whole + (alone - 1) * lane)
+    buffers = max(workers * (slices + resident), held_whole)
+    return Schedule(workers, size, resident, crew, lanes, alone), Memory(buffers, workers * states, SLACK)
+
+
+def _crew(costs: _Costs, room: int, workers: int, whole: int) -> tuple[int, int, int]:
+    """How many sites are whole in memory at once, and how many threads each may use: then, and when it is alone.
+
+    More sites before more threads a site: sites need not wait for one another.
+    """
+    if not whole:
+        return workers, 1, 1
+    lane = max(costs.lane_of(site) for site in costs.whole)
+    crew = min(workers, len(costs.whole), room // whole)
+    lanes, alone = (
+        min(workers // sites, 1 + (room // sites - whole) // lane if lane else workers) for sites in (crew, 1)
+    )
+    return crew, lanes, alone
 
 
 def _over(costs: _Costs, states: int, budget: int) -> OverBudget:
-    slices = max(costs.merged, key=lambda site: costs.of(site, min(site.spec.numel, GRAIN)))
+    cut = [site for site in costs.merged if site.locality is not Locality.TENSOR]
+    slices = max(cut, key=lambda site: costs.of(site, min(site.spec.numel, GRAIN)), default=costs.merged[0])
     whole = max(costs.whole, key=costs.whole_of, default=slices)
     size = costs.whole_of(whole) if costs.whole else costs.sliced(GRAIN)
     needed = SLACK + states + max(size, costs.sliced(GRAIN))

@@ -161,12 +161,16 @@ class Schedule:
         slice_elements: most elements of a slice; a multiple of the grain.
         resident_bytes: a site with statistics of its own whose rows take at most this is read once, and held.
         whole_threads: workers at once on sites that must be whole in memory.
+        lanes: threads that each of these may use for work of one site that falls apart by itself.
+        alone: the same, for a site that no other is visited beside.
     """
 
     threads: int
     slice_elements: int
     resident_bytes: int
     whole_threads: int
+    lanes: int = 1
+    alone: int = 1
 
 
 @dataclass(frozen=True)

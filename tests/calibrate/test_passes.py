@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 
+from eutectic.calibrate import spill
 from eutectic.calibrate.batches import Batch, Processor
 from eutectic.calibrate.data import read_samples
 from eutectic.calibrate.observe import Collector
@@ -82,12 +83,12 @@ def test_block_by_block_is_the_whole_model(
     model: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every result is the same to the last bit, with activations in memory or put on disk."""
-    monkeypatch.setattr("eutectic.calibrate.spill.LEAST", 1)
+    monkeypatch.setattr(spill, "LEAST", 1)
     folder, data = model
     batches = batches_of(folder, data)
     whole = run(folder, batches, (GRAM, MOMENTS), blocks=False)
-    for spill in (None, tmp_path):
-        parts = run(folder, batches, (GRAM, MOMENTS), spill=spill)
+    for aside in (None, tmp_path):
+        parts = run(folder, batches, (GRAM, MOMENTS), spill=aside)
         for statistic in (GRAM, MOMENTS):
             assert parts[statistic].keys() == whole[statistic].keys()
             for name in whole[statistic]:

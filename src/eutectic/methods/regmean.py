@@ -60,11 +60,12 @@ def regmean(
     total = torch.zeros(width, width, dtype=torch.float64)
     right = torch.zeros(width, tensors.shape[1], dtype=torch.float64)
     for part, found, tensor in zip(share.tolist(), measured, tensors, strict=True):
-        gram = found.load().double().mul_(part / max(1, found.rows))
+        gram = found.load()
         diagonal = gram.diagonal().clone()
         gram.mul_(alpha).diagonal().copy_(diagonal)
-        right += gram @ (tensor - mean).double().mT.cpu()
-        total += gram
-        del gram
+        weighed = part / max(1, found.rows)
+        right.add_(gram @ (tensor - mean).mT.to(gram), alpha=weighed)
+        total.add_(gram, alpha=weighed)
+        del gram  # before the next is read
     solved = solve_gram(total, right).mT.to(mean)
     return (mean + solved).mT if transposed else mean + solved

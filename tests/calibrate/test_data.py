@@ -123,7 +123,10 @@ def test_images_of_a_table_lie_beside_it(tmp_path: Path) -> None:
 
 def test_ready_inputs(tmp_path: Path) -> None:
     """Arrays by name, one row a sample; `labels` are labels; floats become float32."""
-    save_file({"pixel_values": torch.rand(4, 3, 2, 2, dtype=torch.float64), "labels": torch.arange(4)}, tmp_path / "a.safetensors")
+    save_file(
+        {"pixel_values": torch.rand(4, 3, 2, 2, dtype=torch.float64), "labels": torch.arange(4)},
+        tmp_path / "a.safetensors",
+    )
     np.savez(tmp_path / "a.npz", input_ids=np.arange(6).reshape(2, 3))
     np.save(tmp_path / "a.npy", np.zeros((2, 5), np.float32))
     rows = read_samples(str(tmp_path / "a.safetensors"), 9).rows

@@ -73,7 +73,9 @@ def test_a_frozen_head_by_hand(tmp_path: Path) -> None:
     """Means over real tokens, cosines with the rows, times the scale, plus the bias."""
     hidden = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [9.0, 9.0]]])
     mask = torch.tensor([[True, True, False]])
-    save_file({"weight": torch.tensor([[2.0, 0.0], [1.0, 1.0]]), "bias": torch.tensor([0.0, 1.0])}, tmp_path / "h.safetensors")
+    save_file(
+        {"weight": torch.tensor([[2.0, 0.0], [1.0, 1.0]]), "bias": torch.tensor([0.0, 1.0])}, tmp_path / "h.safetensors"
+    )
     head = read_head(tmp_path / "h.safetensors", "mean", True, 10.0, 2)
     assert torch.allclose(head(hidden, mask), torch.tensor([[10 * 0.5**0.5, 11.0]]))
     plain = FrozenHead(torch.eye(2), None, "first", False, 1.0)

@@ -13,7 +13,11 @@ REGMEAN = get("regmean")
 
 
 def solve(
-    tensors: list[torch.Tensor], inputs: list[torch.Tensor], axis: int = 1, weight: list[float] | None = None, **values: float
+    tensors: list[torch.Tensor],
+    inputs: list[torch.Tensor],
+    axis: int = 1,
+    weight: list[float] | None = None,
+    **values: float,
 ) -> torch.Tensor:
     """Merges maps over the rows that reach each."""
     grams = tuple(Measured.of((x.double().T @ x.double()).float(), len(x), axis) for x in inputs)

@@ -220,7 +220,7 @@ def refused(made: eutectic.Recipe, store: Path, match: str) -> None:
 def test_data_that_is_not_there(berts: Path, tmp_path: Path) -> None:
     """No section, no file, an empty file, a column of another name."""
     plain = recipe(berts).model_copy(update={"calibration": None})
-    with pytest.raises(RecipeError, match="regmean|inputs.*needs data"):
+    with pytest.raises(RecipeError, match=r"regmean|inputs.*needs data"):
         eutectic.plan(plain, store=tmp_path)
     refused(recipe(berts, data=str(tmp_path / "none.jsonl")), tmp_path / "s", "expected a file or folder of samples")
     (tmp_path / "empty.jsonl").write_text("\n")

@@ -26,7 +26,7 @@ X = torch.tensor([[1.0, 0.5], [-0.25, 1.0], [2.0, 1.0]])
 
 
 def test_exact_is_the_expectation_over_classes() -> None:
-    """d log p_y / d w_c = (1[y = c] - p_c) x, so the diagonal is E_x p_c (1 - p_c) x^2."""
+    """As d log p_y / d w_c = (1[y = c] - p_c) x, so the diagonal is E_x p_c (1 - p_c) x^2."""
     chances = (X @ W.T).softmax(-1)
     expected = torch.einsum("nc,nd->cd", chances * (1 - chances), X.square()) / len(X)
     assert torch.allclose(taken(FisherDiagonal("exact"), W, X, None), expected, rtol=1e-5)

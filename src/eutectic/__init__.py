@@ -27,7 +27,19 @@ from eutectic.errors import (
 if TYPE_CHECKING:
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, calibrate, diff, plan, run, verify
+    from eutectic.api.runs import (
+        Plan,
+        Receipt,
+        TensorDifference,
+        Verification,
+        calibrate,
+        diff,
+        plan,
+        run,
+        specialise,
+        verify,
+    )
+    from eutectic.api.soups import Soup, greedy_soup
     from eutectic.api.statistics import Statistics, statistics
 
 __all__ = [
@@ -43,6 +55,7 @@ __all__ = [
     "Receipt",
     "Recipe",
     "RecipeError",
+    "Soup",
     "Statistics",
     "TensorDifference",
     "UndeclaredNeed",
@@ -50,6 +63,7 @@ __all__ = [
     "__version__",
     "calibrate",
     "diff",
+    "greedy_soup",
     "inspect",
     "merge",
     "open",
@@ -57,6 +71,7 @@ __all__ = [
     "read",
     "rule",
     "run",
+    "specialise",
     "statistics",
     "verify",
 ]
@@ -65,7 +80,19 @@ __all__ = [
 _HOMES = {
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "calibrate", "diff", "plan", "run", "verify"),
+    "runs": (
+        "Plan",
+        "Receipt",
+        "TensorDifference",
+        "Verification",
+        "calibrate",
+        "diff",
+        "plan",
+        "run",
+        "specialise",
+        "verify",
+    ),
+    "soups": ("Soup", "greedy_soup"),
     "statistics": ("Statistics", "statistics"),
 }
 

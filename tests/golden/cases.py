@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
+Weights = dict[str, torch.Tensor]
 HERE = Path(__file__).parent
 NOT_BUILT = HERE / "not_built.txt"
 
@@ -39,11 +41,9 @@ def not_built() -> frozenset[str]:
 
 
 def families() -> list[Path]:
-    """Returns the folders of cases beside this file: those with an index, or with parameters in every case."""
-    found = {path.parent for path in HERE.glob("*/index.json")} | {
-        path.parents[1] for path in HERE.glob("*/*/params.json")
-    }
-    return sorted(found)
+    """Returns the families beside this file: folders whose folders hold a case.json, or params.json."""
+    facts = (path for name in ("case.json", "params.json") for path in HERE.glob(f"*/*/{name}"))
+    return sorted({path.parents[1] for path in facts})
 
 
 def find(family: Path) -> list[Case]:
@@ -59,6 +59,9 @@ def _outputs(folder: Path) -> list[Case]:
     """Splits a case with several named results, so that each can be waited for alone."""
     facts = json.loads((folder / "case.json").read_text()) if (folder / "case.json").is_file() else {}
     outputs = facts.get("outputs") or list(facts.get("observed", {}))
+    if not outputs and (folder / "expected.safetensors").is_file():
+        with safe_open(folder / "expected.safetensors", "pt") as expected:
+            outputs = sorted({name.partition("/")[0] for name in expected.keys() if "/" in name})  # noqa: SIM118
     return [Case(folder, output) for output in outputs] or [Case(folder)]
 
 

@@ -113,7 +113,19 @@ def parties(method: Method[Any]) -> list[Party]:
     found = [Party(most, needs.base)]
     if needs.base_counts and not needs.base:
         found.append(Party(most - 1, True))
+    if not needs.base and any(wants_base(method, values) for values, _ in settings(method, Party(most, True))):
+        found.append(Party(most, True))
     return found
+
+
+def filled(method: Method[Any], values: Values) -> Values:
+    """Returns values with the defaults of those not given."""
+    return {own.name: values.get(own.name, own.default) for own in method.parameters}
+
+
+def wants_base(method: Method[Any], values: Values) -> bool:
+    """Whether the method reads a base under these values."""
+    return method.needs_for(filled(method, values)).base
 
 
 def steps(method: Method[Any], values: Values) -> list[Step]:
@@ -143,6 +155,8 @@ def others(own: Parameter, n: int) -> list[Any]:
         return [not default]
     if own.kind == "int":
         return [value for value in (default + 1, default + 3) if own.bounds.high is None or value <= own.bounds.high]
+    if own.bounds.low is not None and own.bounds.high is None:
+        return [(0.5, 1.5, 0.25)[:n], (2.0, 0.5, 1.0)[:n]] if own.bounds.per_model else [0.625]
     share = own.bounds.high is not None
     if own.bounds.per_model:
         rows = [(0.25, 1.0, 0.5), (1.0, 1.0, 1.0), (0.0, 0.5, 0.75)] if share else [(0.5, 1.5, -0.25), (2.0, 0.5, 1.0)]
@@ -151,17 +165,20 @@ def others(own: Parameter, n: int) -> list[Any]:
     return [0.25, 1.0] if share else [value for value in (0.625, -0.5) if own.bounds.low is None or value >= 0]
 
 
-def settings(method: Method[Any], n: int) -> Iterator[tuple[Values, frozenset[str]]]:
-    """Yields the plain values, then every other value of one parameter at a time; and which parameters are changed."""
+def settings(method: Method[Any], party: Party) -> Iterator[tuple[Values, frozenset[str]]]:
+    """Yields the plain values, then every other value of one parameter at a time; and which parameters are changed.
+
+    Values that want a base are left out for a party without one.
+    """
     usual = plain(method)
-    yield usual, frozenset()
-    for own in method.parameters:
-        for value in others(own, n):
-            yield usual | {own.name: value}, frozenset({own.name})
+    changes = [(own.name, value) for own in method.parameters for value in others(own, party.n)]
+    found = [(usual, frozenset[str]()), *((usual | {name: value}, frozenset({name})) for name, value in changes)]
+    yield from (each for each in found if party.base or not wants_base(method, each[0]))
 
 
-def options(method: Method[Any], n: int) -> list[Values]:
+def options(method: Method[Any], party: Party) -> list[Values]:
     """Returns every combination of words and switches, with the numbers of the plain values or, in turn, of others."""
+    n = party.n
     words = [own for own in method.parameters if own.kind in {"choice", "bool"}]
     numbers = [own for own in method.parameters if own.kind not in {"choice", "bool"}]
     both = [[_first(own) if own.required else own.default, *others(own, n)] for own in words]
@@ -171,7 +188,8 @@ def options(method: Method[Any], n: int) -> list[Values]:
     for at, combination in enumerate(itertools.product(*both)):
         chosen = dict(zip((own.name for own in words), combination, strict=True))
         found.append(rows[at % len(rows)] | chosen)
-    return found + [row for row in rows if row not in found]
+    found += [row for row in rows if row not in found]
+    return [row for row in found if party.base or not wants_base(method, row)]
 
 
 def aside(method: Method[Any]) -> Mapping[str, frozenset[str]]:

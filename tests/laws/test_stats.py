@@ -18,6 +18,7 @@ from eutectic.engine.reader import Worker
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import BLOCK, GRAIN
 from eutectic.stats import weights
+from eutectic.stats.elected import Elected
 from eutectic.stats.fold import Again, Part, Scope, Statistic
 from eutectic.stats.weights import Energy, Gram, MagnitudeQuantile, Mass, SignBalance
 from tests.make.sites import Job
@@ -34,6 +35,8 @@ STATISTICS: dict[str, Statistic] = {
     "cut": CUT,
     "cut exact": MagnitudeQuantile(Scope.MODEL, (0.1,), "exact"),
     "cut by mask rate": MagnitudeQuantile(Scope.MODEL, (0.0, 0.2, 0.9), "mask_rate"),
+    "elected means": Elected(Scope.MODEL, "mean"),
+    "elected sums": Elected(Scope.MODEL, "sum"),
     "balance": SignBalance(Scope.MODEL, (0.5, -1.0, 2.0)),
     "balance above a cut": SignBalance(Scope.MODEL, (1.0,), CUT),
 }
@@ -154,7 +157,7 @@ def test_every_statistic_is_tested() -> None:
     """A statistic of weights that is added is added here."""
     shared = Gram.__mro__[1]
     own = {each for each in vars(weights).values() if isinstance(each, type) and issubclass(each, shared)}
-    assert own - {shared} == {type(statistic) for statistic in STATISTICS.values()}
+    assert own - {shared} | {Elected} == {type(statistic) for statistic in STATISTICS.values()}
 
 
 @EACH

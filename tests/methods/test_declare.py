@@ -243,3 +243,12 @@ def test_elsewhere_names_a_method_for_every_tensor(method: Method[Any]) -> None:
                 own = get(other.method).parameter(name)
                 assert own is not None
                 own.check(value, name)
+
+
+def test_a_number_from_zero_up() -> None:
+    """A bound on one side is said as such."""
+    steps = get("nearswap").parameter("t")
+    assert steps is not None
+    assert steps.check(0, "here") == 0.0
+    with pytest.raises(RecipeError, match=r"here: t is at least 0.0; found -1"):
+        steps.check(-1, "here")

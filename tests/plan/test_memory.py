@@ -20,6 +20,8 @@ METHODS: dict[str, Any] = {
     "ties tensor": {"ties": {"density": 0.5, "scope": "tensor"}},
     "dare l1, ties": [{"dare": {"density": 0.5, "rescale": "l1"}}, {"ties": {"density": 0.5}}],
     "rows": {"model_stock": {"rows": True}},
+    "emr": "emr",
+    "tsv_c": "tsv_c",
     "nan": {"task_arithmetic": {"weight": "nan"}},
     "tsv": "tsv_m",
     "wudi": {"wudi": {"others": "mean"}},

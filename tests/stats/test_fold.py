@@ -60,3 +60,12 @@ def test_only_some_need_another_look() -> None:
     assert isinstance(again, Again)
     assert CUT.sample(again.state) == 1
     assert CUT.sample(state) > 1
+
+
+SHAPES: tuple[tuple[int, ...], ...] = ((6, 4), (2, 3, 4), (5,), (), (0,), (3, 0))
+
+
+def test_rows_of_a_part() -> None:
+    """Rows run along the last axis; a vector or a number is one row; of an empty tensor there are none."""
+    found = {shape: (part.width, part.rows) for shape in SHAPES if (part := Part.of("w", shape))}
+    assert found == {(6, 4): (4, 6), (2, 3, 4): (4, 6), (5,): (5, 1), (): (1, 1), (0,): (1, 0), (3, 0): (1, 0)}

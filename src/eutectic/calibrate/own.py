@@ -67,10 +67,10 @@ def measure(
     if gradients:
         check_labels(read, gradients)
         parameters = dict(module.named_parameters())
-        for statistic, own in differentiate(module, parameters, read, gradients, seed=seed).items():
-            outcomes[statistic] = own
+        for gradient, taken in differentiate(module, parameters, read, gradients, seed=seed).items():
+            outcomes[gradient] = taken
     content = _digest(module, read)
-    found = {}
+    found: dict[Calibrated, Results] = {}
     for statistic, own in outcomes.items():
         facts = {
             "statistic": statistic.key,

@@ -24,6 +24,7 @@ VERBS = {
     "stats": "List or delete stored statistics of data.",
     "plan": "Show what a merge costs and does.",
     "inspect": "Show names, roles, shapes and types of a model's tensors.",
+    "specialise": "Make the model of one task from an output that holds parts for several.",
     "methods": "List the methods, or show one in full.",
     "verify": "Check an output: merge tensors again and compare bytes.",
     "diff": "Compare two checkpoints tensor by tensor, most changed first.",

@@ -4,13 +4,16 @@ The same declarations run two ways: through the fused kernels (CPU, element-wise
 torch functions. A plan takes one way for a site and keeps it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
+
+import numpy as np
 
 from eutectic.checkpoint.source import Buffer
 from eutectic.engine.measurements import Measurements
 from eutectic.errors import UndeclaredNeed
+from eutectic.methods.extras import BIT
 from eutectic.methods.site import Site
 from eutectic.numerics import kernels
 from eutectic.numerics.draw import Key
@@ -139,8 +142,11 @@ class Chain:
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
-    def combine(self, rows: Rows, out: Buffer, dtype: str) -> int:
+    def combine(self, rows: Rows, out: Buffer, dtype: str, extras: Sequence[Buffer] = ()) -> int:
         """Writes the merged slice to `out` in output type `dtype`, rounded once.
+
+        `extras` takes the site's extras, model after model, each of the bytes that `extras_bytes` counts; they are not
+        made where none is given.
 
         Returns:
             How many of its elements are NaN or infinite.
@@ -150,16 +156,33 @@ class Chain:
                 last = len(self.site.steps) - 1
                 self._stages = self._stages_before(last)
                 self._combination = cast(Combination, self._describe(last))
-            return kernels.combine(rows.then(*self._stages or ()), self._combination, out, kernels.CODES[dtype])
+            bits = [buffer for extra, buffer in zip(self.site.extras, extras, strict=False) if extra.dtype == BIT]
+            if extras:
+                self._write_numbers(self._combination, extras)
+            shown = rows.then(*self._stages or ())
+            return kernels.combine(shown, self._combination, out, kernels.CODES[dtype], *bits)
         shape = self._shape(rows)
         last = len(self.site.steps) - 1
         site = self._after(rows, shape, last)
-        merged = self.site.steps[last].method(site, **self._tensors(last, site))
-        if merged.shape != shape:
-            raise UndeclaredNeed(
-                f"{self.site.spec.name}: {self.site.steps[last].method.name} returned {tuple(merged.shape)} for {shape}"
-            )
-        return round_to(merged, dtype, out)
+        made = self.site.steps[last].method.outputs(site, **self._tensors(last, site))
+        if made.merged.shape != shape:
+            name = self.site.steps[last].method.name
+            raise UndeclaredNeed(f"{self.site.spec.name}: {name} returned {tuple(made.merged.shape)} for {shape}")
+        for extra, buffer in zip(self.site.extras, extras, strict=False):
+            if extra.dtype == BIT:
+                marked = made.extras[extra.name].reshape(rows.n, -1).numpy(force=True)
+                buffer[:] = np.packbits(marked, axis=1, bitorder="little").reshape(-1)
+            elif len(buffer):
+                round_to(made.extras[extra.name], extra.dtype, buffer)
+        return round_to(made.merged, dtype, out)
+
+    def _write_numbers(self, described: Combination, extras: Sequence[Buffer]) -> None:
+        """Writes the extras that are numbers, which the kernels have no part in."""
+        whole = [(extra, buffer) for extra, buffer in zip(self.site.extras, extras, strict=False) if extra.shape]
+        for (extra, buffer), numbers in zip(whole, described.numbers, strict=True):
+            if len(buffer):
+                with np.errstate(over="ignore"):
+                    buffer[:] = np.array(numbers, {"F32": "<f4", "F64": "<f8"}[extra.dtype]).view(np.uint8)
 
     def _shape(self, rows: Rows) -> tuple[int, ...]:
         """The shape of a slice: the tensor's own when whole, rows of it, or flat."""
@@ -186,7 +209,8 @@ class Chain:
         """The site of one chain position without its values."""
         folds = self.folds(position)
         results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
-        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results)
+        key = self.key.at(position)
+        return Site(self.site.spec.name, len(self.site.models), key, results, width=self.part.width)
 
     def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
         """The site before any transform, with its values on the device."""
@@ -198,7 +222,8 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
+        width = self.part.width
+        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes, width)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""

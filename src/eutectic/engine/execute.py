@@ -8,6 +8,7 @@ over its slices together).
 """
 
 import copy
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from eutectic.engine.chain import Chain, Request
 from eutectic.engine.reader import Worker
 from eutectic.engine.sweep import share
 from eutectic.methods.declare import Locality
+from eutectic.methods.extras import BIT
 from eutectic.numerics.kernels import GRAIN, Rows
 from eutectic.plan.memory import arena_bytes
 from eutectic.plan.steps import Merged, Schedule, read_cost
@@ -35,8 +37,8 @@ class Sink(Protocol):
         """Yields the element ranges still to be written."""
         ...
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
-        """Takes the bytes of elements start..stop, of which `bad` are not finite."""
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
+        """Takes the bytes of elements start..stop, of which `bad` are not finite, and the slice's extras."""
         ...
 
     def result(self, key: str) -> Any:
@@ -193,7 +195,7 @@ class Executor:
                 for start, stop in _stretches(chain.part.numel, every):
                     statistic.update(state, chain.seen(request, rows(start, stop)))
             else:
-                for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
+                for start, stop in pieces(chain.part.numel, self._steps(chain, statistic)):
                     statistic.update(state, chain.seen(request, rows(start, stop).sampled(every)))
             result = statistic.finish(state)
             if not isinstance(result, Again):
@@ -235,8 +237,9 @@ class Executor:
     def _write(self, worker: Worker, chain: Chain, rows: Rows) -> None:
         spec = chain.site.spec
         out = worker.out(rows.count * spec.dtype.bits // 8)
-        bad = chain.combine(rows, out, spec.dtype.name)
-        self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad)
+        extras = worker.extras(chain.site, rows.start, rows.count)
+        bad = chain.combine(rows, out, spec.dtype.name, extras)
+        self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad, extras)
 
     # ---- slices -----------------------------------------------------------------------------------------------------
 
@@ -257,12 +260,15 @@ class Executor:
         """Cuts a site for a statistic: not at all where it must see whole tensors, one stretch in `every`, or all."""
         if statistic.whole:
             return iter([Span(chain, 0, chain.part.numel)])
-        return self._stretches(chain, every) if every > 1 else self._grains(chain)
+        if every > 1:
+            return self._stretches(chain, every)
+        cut = pieces(chain.part.numel, self._steps(chain, statistic))
+        return (Span(chain, start, stop) for start, stop in cut)
 
-    def _grains(self, chain: Chain) -> Iterator[Span]:
-        """Cuts a site for a statistic, which counts in whole grains also where the map goes by rows."""
-        for start, stop in pieces(chain.part.numel, self._schedule.slice_elements):
-            yield Span(chain, start, stop)
+    def _steps(self, chain: Chain, statistic: Statistic) -> int:
+        """Elements a statistic is shown at once: whole grains also where the map goes by rows, or whole rows."""
+        size, width = self._schedule.slice_elements, chain.part.width
+        return max(1, size // width) * width if statistic.whole_rows else size
 
     def _stretches(self, chain: Chain, every: int) -> Iterator[Span]:
         for start, stop in _stretches(chain.part.numel, every):
@@ -304,9 +310,15 @@ READ_AHEAD = 64 << 20
 
 
 def row_width(site: Merged) -> int:
-    """Elements that must be seen together: those of a row where the chain goes by rows, else one."""
+    """Elements that must be seen together: those of a row where the chain goes by rows, else one.
+
+    Slices of rows whose extras are bits take so many rows that their bits fill bytes; slices in grains always do.
+    """
     shape = site.spec.shape
-    return max(1, shape[-1] if len(shape) > 1 else site.spec.numel) if site.locality is Locality.ROW else 1
+    if site.locality is not Locality.ROW:
+        return 1
+    width = max(1, shape[-1] if len(shape) > 1 else site.spec.numel)
+    return math.lcm(width, 8) if any(extra.dtype == BIT for extra in site.extras) else width
 
 
 def pieces(stop: int, grid: int, start: int = 0) -> Iterator[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """A recipe as a source: its merged tensors are made as they are read, so no intermediate checkpoint is written."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +159,7 @@ class _Nowhere:
         """Yields the whole tensor."""
         yield 0, numel
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Is never called: sites are merged by whoever reads them."""
         raise AssertionError(site.spec.name)
 

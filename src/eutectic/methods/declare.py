@@ -2,8 +2,9 @@
 
 A method is written as the paper writes it and decorated with `@transform` (keeps the n models) or `@combine` (makes
 one of them). Its signature is its schema: every keyword parameter has a default or is required, and its annotation is
-one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `PerModel`, `PerModelFraction`).
-Calling the wrapped method calls the function and nothing else.
+one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `NonNegative`, `PerModel`,
+`PerModelFraction`). Calling the wrapped method calls the function and nothing else, and returns the tensor; `outputs`
+has the extras too.
 """
 
 import enum
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
 
 from eutectic.errors import RecipeError, nearest
+from eutectic.methods.extras import Extra, Outputs, Specialise
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Fused
 from eutectic.numerics.tensors import Tensor
@@ -34,7 +36,7 @@ class Bounds:
 
 #: A share in [0, 1].
 Fraction = Annotated[float, Bounds(0.0, 1.0)]
-#: A number of at least 0.
+#: A number from 0 up.
 NonNegative = Annotated[float, Bounds(0.0)]
 #: One number per model; arrives as a tensor of shape (n, 1, ..., 1), ready to broadcast against the site.
 PerModel = Annotated[Tensor, Bounds(per_model=True)]
@@ -207,7 +209,8 @@ class Parameter:
             raise RecipeError(f"{where}: {self.name} is a whole number; found {value!r}")
         low, high = self.bounds.low, self.bounds.high
         if (low is not None and value < low) or (high is not None and value > high):
-            raise RecipeError(f"{where}: {self.name} lies in [{low}, {high}]; found {value!r}")
+            room = f"lies in [{low}, {high}]" if high is not None else f"is at least {low}"
+            raise RecipeError(f"{where}: {self.name} {room}; found {value!r}")
         return int(value) if self.kind == "int" else float(value)
 
 
@@ -240,10 +243,12 @@ class Method(Generic[P]):
         elsewhere: what becomes of tensors outside its domain, given the number of models and its hyperparameters
             (per-model ones as tuples, those from a source left out). A transform leaves such tensors as they are.
         parameters: its schema.
+        extras: what it makes for each model beside the merged tensor; its function then returns `Outputs`.
+        specialise: how the tensor of one task comes from the base's, the merged one and that task's extras.
     """
 
     name: str
-    function: Callable[Concatenate[Site, P], Tensor]
+    function: Callable[Concatenate[Site, P], Tensor | Outputs]
     combines: bool
     paper: Paper
     laws: Laws
@@ -254,9 +259,16 @@ class Method(Generic[P]):
     fused: Callable[..., Fused | None] | None
     elsewhere: Callable[..., Elsewhere]
     parameters: tuple[Parameter, ...]
+    extras: tuple[Extra, ...] = ()
+    specialise: Specialise | None = None
 
     def __call__(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return self.function(site, *args, **kwargs)
+        return self.outputs(site, *args, **kwargs).merged
+
+    def outputs(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Outputs:
+        """Returns the merged tensor (of a transform, the new deltas) and the extras."""
+        made = self.function(site, *args, **kwargs)
+        return made if isinstance(made, Outputs) else Outputs(made)
 
     def needs_for(self, hyperparameters: dict[str, Any]) -> Needs:
         """Returns the needs under these hyperparameters."""
@@ -351,15 +363,19 @@ def _wrap(
     fused: Callable[..., Fused | None] | None,
     vary: Callable[..., Needs] | None,
     elsewhere: Callable[..., Elsewhere],
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
-    def wrapper(function: Callable[Concatenate[Site, P], Tensor]) -> Method[P]:
+    extras: tuple[Extra, ...] = (),
+    specialise: Specialise | None = None,
+) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+    if bool(extras) != (specialise is not None):
+        raise TypeError("a method declares extras and how a task's tensor comes back from them, or neither")
+
+    def wrapper(function: Callable[Concatenate[Site, P], Tensor | Outputs]) -> Method[P]:
         docs = _docs(inspect.getdoc(function) or "")
         entries = list(inspect.signature(function).parameters.values())[1:]
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
         name = function.__name__
-        return Method(
-            name, function, combines, paper, laws, needs, vary, folds, calibrated, fused, elsewhere, parameters
-        )
+        declared = (paper, laws, needs, vary, folds, calibrated, fused, elsewhere, parameters, extras, specialise)
+        return Method(name, function, combines, *declared)
 
     return wrapper
 
@@ -374,9 +390,11 @@ def combine(
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: Callable[..., Elsewhere] = averaged,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
-    """Declares a method that makes one tensor `(*shape)` of n."""
-    return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, elsewhere)
+    extras: tuple[Extra, ...] = (),
+    specialise: Specialise | None = None,
+) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+    """Declares a method that makes one tensor `(*shape)` of n, and with `extras` something for each model besides."""
+    return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, elsewhere, extras, specialise)
 
 
 def transform(
@@ -388,6 +406,6 @@ def transform(
     calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
     return _wrap(False, paper, needs, laws, folds, calibrated, fused, vary, averaged)

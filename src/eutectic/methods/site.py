@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from eutectic.errors import UndeclaredNeed
+from eutectic.errors import RecipeError, UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
@@ -27,6 +27,7 @@ class Site:
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
         lanes: threads that `each` may use.
+        width: elements of a row of the whole tensor (its last axis).
     """
 
     name: str
@@ -37,6 +38,7 @@ class Site:
     anchor: Tensor | None = None
     are_deltas: bool = False
     lanes: int = 1
+    width: int = 1
 
     @property
     def tensors(self) -> Tensor:
@@ -102,4 +104,16 @@ def weighted_sum(weight: Tensor, rows: Tensor) -> Tensor:
     total = weight[0] * rows[0]
     for w, row in zip(weight[1:], rows[1:], strict=True):
         total = total + w * row
+    return total
+
+
+def divisor(weight: tuple[float, ...], name: str) -> float:
+    """Returns what an average with these weights is divided by: their sum.
+
+    Raises:
+        RecipeError: when they add up to 0; the message starts with the tensor's `name`.
+    """
+    total = sum(weight)
+    if abs(total) <= 1e-6 * sum(map(abs, weight)):  # 0.1 + 0.2 - 0.3 is not 0 in floats
+        raise RecipeError(f"{name}: weights add up to 0 and cannot be normalized; change them or set normalize: false")
     return total

@@ -134,9 +134,27 @@ def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def by_row(w, first, m, factors, width, trims, cut):  # type: ignore[no-untyped-def]
+    """Multiplies the model in hand by its rows' factors, or zeroes what is below `cut` times them."""
+    at = 0
+    while at < m:
+        row = (first + at) // width
+        stop = min(m, (row + 1) * width - first)
+        factor = factors[row]
+        if trims:
+            for i in range(at, stop):
+                v = w[ROW + i]
+                w[ROW + i] = v * w.dtype.type(abs(v) * factor >= cut)  # a NaN times 0 is a NaN
+        else:
+            for i in range(at, stop):
+                w[ROW + i] *= factor
+        at = stop
+
+
+@_jit
 def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
     """Loads block `at` of model j to ROW: its delta after the stages, or (deltas False) its weights."""
-    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, bits, w = place
+    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, bits, w, factors, width = place
     which = j + (1 if has_base else 0)
     staged = len(kinds) > 0
     subtract = (deltas or staged) and not is_delta[j]
@@ -161,9 +179,16 @@ def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
         elif kinds[k] == 1:
             # A block does not straddle 2**32 elements: slices start at multiples of GRAIN, which blocks divide.
             drop(w, start + at, keys[k, j, 0], keys[k, j, 1], keys[k, j, 2], number)
-        else:
+        elif kinds[k] == 2:
             for i in range(BLOCK):
                 w[ROW + i] *= number
+        elif kinds[k] == 3:
+            for i in range(BLOCK):
+                v = w[ROW + i]
+                v = number if v > number else v
+                w[ROW + i] = -number if v < -number else v
+        else:
+            by_row(w, start + at, m, factors, width, kinds[k] == 5, number)
     if not deltas and (staged or is_delta[j]):
         for i in range(BLOCK):
             w[ROW + i] += w[BASE + i]
@@ -255,7 +280,7 @@ def add(raw, offset, at, m, deltas, weight, bits, w):  # type: ignore[no-untyped
 @_jit
 def begin(place, at):  # type: ignore[no-untyped-def]
     """Loads the base's block `at`, if there is a base; returns how many elements the block has."""
-    raw, offsets, codes, _, has_base, _, count, _, _, _, bits, w = place
+    raw, offsets, codes, _, has_base, _, count, _, _, _, bits, w, _, _ = place
     m = min(BLOCK, count - at)
     if has_base:
         load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
@@ -263,11 +288,98 @@ def begin(place, at):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-untyped-def]
-    """Writes a combined slice; returns how many results are not finite in the output dtype."""
-    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w = place
-    average, tie, deltas = settings[0], settings[1], settings[2] == 1
+def unify(place, at, m):  # type: ignore[no-untyped-def]
+    """SUM = of each element the largest delta of the sign that the deltas' sum has, minus for a zero; keeps the deltas.
+
+    0 where no delta has that sign. A NaN makes it NaN.
+    """
+    raw, offsets, codes, is_delta, has_base, _, _, kinds, _, _, bits, w, _, _ = place
+    zero = w.dtype.type(0)
+    values = bits.view(np.float32)
+    for i in range(3 * BLOCK):
+        w[PLUS + i] = zero  # the sum, the largest and the smallest
+    for j in range(len(is_delta)):
+        which = j + (1 if has_base else 0)
+        kept = KEPT + j * BLOCK
+        if codes[which] == 3 and not is_delta[j] and len(kinds) == 0:  # the common case, in one pass less
+            stored = raw[offsets[which] + 2 * at : offsets[which] + 2 * (at + m)].view(np.uint16)
+            for i in range(m):
+                bits[i] = np.uint32(stored[i]) << np.uint32(16)
+            row = w[kept : kept + BLOCK]
+            for i in range(BLOCK):
+                row[i] = values[i] - w[BASE + i]
+        else:
+            model(place, at, m, j, True)
+            w[kept : kept + BLOCK] = w[ROW : ROW + BLOCK]
+        row = w[kept : kept + BLOCK]
+        for i in range(BLOCK):
+            v = row[i]
+            w[PLUS + i] += v
+            w[MINUS + i] = max(w[MINUS + i], v)
+            w[FIRST + i] = min(w[FIRST + i], v)
+    for i in range(BLOCK):
+        vote, more, less = w[PLUS + i], w[MINUS + i], w[FIRST + i]
+        chosen = more if vote > zero else less
+        w[SUM + i] = chosen if vote == vote else vote
+
+
+@_jit
+def pack(hit, out, first):  # type: ignore[no-untyped-def]
+    """Writes a block of zeros and ones as bits, the first element lowest."""
+    words = hit.view(np.uint64)
+    for b in range(min(BLOCK // 8, len(out) - first)):
+        # Each factor's bit moves one of the eight ones to its place in the highest byte; none meets another.
+        out[first + b] = np.uint8((words[b] * np.uint64(0x0102040810204080)) >> np.uint64(56))
+
+
+@_jit
+def mark(place, at, m, kind, share, least, hit, marked):  # type: ignore[no-untyped-def]
+    """Marks what of the block's SUM belongs to each model, and drops from it what fewer than `least` marked."""
+    n, count, bits, w = len(place[3]), place[6], place[10], place[11]
+    zero = w.dtype.type(0)
+    if kind == 2:
+        for i in range(BLOCK):
+            w[PLUS + i] = w[BASE + i] + w[SUM + i]
+    for i in range(BLOCK):
+        w[FIRST + i] = zero
+    for j in range(n):
+        if kind == 1:
+            row = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK]
+            for i in range(BLOCK):
+                x, y = row[i], w[SUM + i]
+                bits[i] = np.uint32(((x > zero) & (y > zero)) | ((x < zero) & (y < zero)))
+        else:
+            model(place, at, m, j, False)
+            part = share[j]
+            for i in range(BLOCK):
+                x = w[ROW + i]
+                bits[i] = np.uint32(abs(w[BASE + i] - x) > part * abs(w[PLUS + i] - x))
+        if least > 0:
+            for i in range(BLOCK):
+                w[FIRST + i] += w.dtype.type(bits[i])
+        if len(marked) > 0:
+            for i in range(BLOCK):  # 32-bit comparisons first: narrowing them at once is slower
+                hit[i] = np.uint8(bits[i])
+            for i in range(m, BLOCK):
+                hit[i] = 0
+            width = (count + 7) // 8
+            pack(hit, marked[j * width : (j + 1) * width], at // 8)
+    if least > 0:
+        for i in range(BLOCK):
+            total = w[SUM + i]
+            w[SUM + i] = total if w[FIRST + i] >= least or total - total != zero else zero
+
+
+@_jit
+def combine(place, bare, weight, scales, settings, share, marked, out, out_code):  # type: ignore[no-untyped-def]
+    """Writes a combined slice, and its marks; returns how many results are not finite in the output dtype.
+
+    `bare` is `place` without the combination's own stages: marks look at the models as they came.
+    """
+    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w, _, _ = place
+    average, tie, deltas, kind, least = settings[0], settings[1], settings[2] == 1, settings[3], settings[4]
     anchor, scale = scales[0], scales[1]
+    hit = np.zeros(BLOCK, np.uint8)
     bad = 0
     for at in range(0, count, BLOCK):
         m = begin(place, at)
@@ -284,6 +396,8 @@ def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-
                 else:
                     for i in range(BLOCK):
                         w[SUM + i] += weight[j] * w[ROW + i]
+        elif average == 5:
+            unify(place, at, m)
         else:
             for i in range(4 * BLOCK):
                 w[PLUS + i] = 0
@@ -291,6 +405,8 @@ def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-
                 model(place, at, m, j, deltas)
                 side(w, weight[j], average)
             elect(w, average, tie)
+        if kind > 0:
+            mark(bare, at, m, kind, share, least, hit, marked)
         if anchor != 0:
             for i in range(BLOCK):
                 w[SUM + i] = anchor * w[BASE + i] + scale * w[SUM + i]
@@ -370,17 +486,49 @@ def mass(place, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def elected(place, out):  # type: ignore[no-untyped-def]
+    """Adds the magnitudes of each model's deltas, and of the unified ones where it agrees, to their grain."""
+    n, count, w = len(place[3]), place[6], place[11]
+    zero = w.dtype.type(0)
+    lanes, agreed = np.empty(32, np.float64), np.empty(32, np.float64)
+    for at in range(0, count, BLOCK):
+        m = begin(place, at)
+        unify(place, at, m)
+        for i in range(m, BLOCK):
+            w[SUM + i] = zero
+        for j in range(n):
+            row, unified = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK], w[SUM : SUM + BLOCK]
+            for i in range(m, BLOCK):
+                row[i] = zero
+            lanes[:] = 0.0
+            agreed[:] = 0.0
+            for i in range(0, BLOCK, 32):
+                for k in range(32):
+                    x, y = row[i + k], unified[i + k]
+                    same = ((x > zero) & (y > zero)) | ((x < zero) & (y < zero))
+                    lanes[k] += np.float64(abs(x))
+                    agreed[k] += np.float64(abs(y) if same else zero)
+            total, chosen = 0.0, 0.0
+            for k in range(32):
+                total += lanes[k]
+                chosen += agreed[k]
+            out[at // 65536, 0, j] += total
+            out[at // 65536, 1, j] += chosen
+
+
+@_jit
 def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float32 magnitudes under and in each model's window."""
     n, count, w = len(place[3]), place[6], place[11]
-    size = bins.shape[1]
+    size, offsets, lead = bins.shape[1], place[1], 1 if place[4] else 0
     pattern = w[ROW : ROW + BLOCK].view(np.uint32)
     hit = np.zeros(BLOCK, np.uint8)
     hits = hit.view(np.uint64)
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
         for j in range(n):
-            model(place, at, m, j, True)
+            if j == 0 or offsets[lead + j] != offsets[lead + j - 1]:  # else what is in hand is this model's
+                model(place, at, m, j, True)
             first, by = np.uint32(low[j]), np.uint32(shift[j])
             room = np.uint64(0xFFFFFFFF) - np.uint64(low[j])
             width = np.uint32(min(room, (np.uint64(size) << np.uint64(shift[j])) - np.uint64(1)))

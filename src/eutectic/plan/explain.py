@@ -25,8 +25,8 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
         f"reads     {format_bytes(plan.reads)} in {plan.sweeps:.3g} sweep(s) over the models; {get}",
         (
-            f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} "
-            f"file{'s'[: len(plan.layout.shards) != 1]}, "
+            f"writes    {format_bytes(plan.writes)} in {len(plan.files.shards)} "
+            f"file{'s'[: len(plan.files.shards) != 1]}, "
             f"and {', '.join(each.name for each in plan.sidecars) or 'no other files'}"
         ),
         (
@@ -40,6 +40,12 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         left = "" if plan.calibration.operations else "; all results are stored already"
         lines.append(f"data      {format_bytes(plan.calibration.peak)} at most for calibration{left}")
         lines += [f"pass      {said}" for said in plan.calibration.said]
+    if plan.tasks.shards:
+        kinds = sorted({f"{s.steps[-1].method.name}.{extra.name}" for s in plan.merged for extra in s.extras})
+        lines.append(
+            f"tasks     {', '.join(kinds)} for each of {len(plan.tasks.shards)}, {format_bytes(plan.tasks.nbytes)} of "
+            "what is written"
+        )
     if speed:
         seconds = format_seconds((plan.reads + plan.writes) / speed)
         lines.append(f"time      about {seconds} at this machine's last speed")
@@ -116,6 +122,7 @@ def describe(plan: "Plan") -> dict[str, Any]:
         "device": plan.device,
         "shards": [shard.filename for shard in plan.layout.shards],
         "files": [each.name for each in plan.sidecars],
+        "tasks": {shard.filename: shard.size for shard in plan.tasks.shards},
         "merged": {
             site.spec.name: [
                 {"method": step.method.name, **{name: _plain(value) for name, value in step.values.items()}}

@@ -39,6 +39,12 @@ def arena_bytes(site: Merged, elements: int) -> int:
     return sum(-(-elements * feed.dtype.bits // 8 // ALIGN) * ALIGN for feed in site.feeds)
 
 
+def extras_bytes(site: Merged, start: int, elements: int) -> list[int]:
+    """Bytes of each extra of one slice, for all models."""
+    n = len(site.models)
+    return [n * extra.nbytes(start, elements, site.spec.shape, n) for extra in site.extras]
+
+
 def site_folds(site: Merged) -> list[Statistic]:
     """Returns every statistic a site's chain declares, the ones they come after included."""
     found: list[Statistic] = []
@@ -63,7 +69,7 @@ def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool, wholes:
     `wholes` are statistics that see this slice, which is then the tensor, through torch.
     """
     rows = sum(elements * feed.dtype.bits // 8 + 64 for feed in site.feeds)
-    out = elements * site.spec.dtype.bits // 8
+    out = elements * site.spec.dtype.bits // 8 + sum(extras_bytes(site, 0, elements))
     if fused and not wholes:
         return rows + out
     work, n = 8 if double else 4, len(site.models)
@@ -88,6 +94,7 @@ class _Costs:
         self.fused = {id(site): site.fused and device == "cpu" for site in merged}
         self.folds = {id(site): site_folds(site) for site in merged}
         self.wholes = {id(site): [each for each in self.folds[id(site)] if each.whole] for site in merged}
+        self.by_rows = {id(site) for site in merged if any(fold.whole_rows for fold in self.folds[id(site)])}
         self.whole = [site for site in merged if site.locality is Locality.TENSOR or self.wholes[id(site)]]
         self.own = [site for site in merged if any(f.scope is Scope.TENSOR for f in self.folds[id(site)])]
 
@@ -109,7 +116,7 @@ class _Costs:
         return max((self.of(site, self._grid(site, elements)) for site in sites), default=0)
 
     def _grid(self, site: Merged, elements: int) -> int:
-        if site.locality is Locality.ROW:
+        if site.locality is Locality.ROW or id(site) in self.by_rows:
             width = site.spec.shape[-1] if len(site.spec.shape) > 1 else site.spec.numel
             return min(site.spec.numel, max(elements, width))
         return min(site.spec.numel, elements)
@@ -132,13 +139,24 @@ class _Costs:
 
 
 def schedule(
-    merged: Sequence[Merged], doubles: Sequence[bool], *, budget: int, threads: int, device: str
+    merged: Sequence[Merged], doubles: Sequence[bool], *, budget: int, threads: int, device: str, reserved: int = 0
 ) -> tuple[Schedule, Memory]:
     """Fits a run into a budget: fewer and smaller slices before fewer threads.
+
+    `reserved`: bytes that inputs hold whatever the schedule (tables of tokens, rows that are predicted).
 
     Raises:
         OverBudget: when nothing fits; names the dearest site and the least budget that works.
     """
+    if reserved:
+        try:
+            planned, held = schedule(merged, doubles, budget=budget - reserved, threads=threads, device=device)
+        except OverBudget as error:
+            needed = error.needed + reserved
+            text = f"matching tokens holds {format_bytes(reserved)}, and the rest takes "
+            text += f"{format_bytes(error.needed)}; give at least --memory {-(-needed // 2**20)}MiB"
+            raise OverBudget(text, needed) from error
+        return planned, Memory(held.buffers, held.folds, held.slack + reserved)
     costs = _Costs(merged, doubles, device)
     states = costs.states()
     for workers in range(max(1, threads), 0, -1):

@@ -11,6 +11,7 @@ from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DType, TensorSpec
 from eutectic.checkpoint.writer import ShardLayout
 from eutectic.methods.declare import Locality
+from eutectic.methods.extras import Extra
 from eutectic.plan.explain import describe, explain
 from eutectic.recipe.model import Recipe
 from eutectic.recipe.resolve import ResolvedStep
@@ -62,6 +63,12 @@ class Merged:
     def feeds(self) -> tuple[Feed, ...]:
         """Every row, base first."""
         return (*([self.base] if self.base else []), *self.models)
+
+    @property
+    def extras(self) -> tuple[Extra, ...]:
+        """What its combine makes for each model beside the tensor."""
+        declared = self.steps[-1].method.extras
+        return tuple(extra for extra in declared if extra.stored(self.spec.shape, len(self.models)) is not None)
 
     @property
     def locality(self) -> Locality:
@@ -195,8 +202,14 @@ class Plan:
     notes: tuple[str, ...]
     job: str
     fingerprints: Mapping[str, str]
+    tasks: ShardLayout
     demands: tuple[Demand, ...] = ()
     calibration: Calibration | None = None
+
+    @property
+    def files(self) -> ShardLayout:
+        """Every file that is written at known offsets: one a task, then the weights, which are made whole last."""
+        return ShardLayout(self.tasks.shards + self.layout.shards, self.layout.index)
 
     @property
     def peak(self) -> int:
@@ -210,8 +223,8 @@ class Plan:
 
     @property
     def writes(self) -> int:
-        """Bytes of the output's weight files."""
-        return self.layout.nbytes
+        """Bytes of the output's weight files, and of what is made for each task beside them."""
+        return self.files.nbytes
 
     def explain(self, *, tensors: bool = False, speed: float | None = None) -> str:
         """Returns the plan as a page of text; `tensors` lists every tensor, `speed` is in bytes per second."""

@@ -12,7 +12,8 @@ from eutectic.methods.declare import REQUIRED
 from eutectic.recipe.calibration import for_model
 from eutectic.recipe.chain import Bound, ambiguous, bind_loosely, check_value, miscount, owners
 from eutectic.recipe.model import BASE, ModelEntry, Output, Recipe, Rule, Slice, Step
-from eutectic.recipe.values import Coefficient, Value, show
+from eutectic.recipe.values import Coefficient, NanWeights, Value, show
+from eutectic.recipe.vocabulary import JOINED
 
 Key = tuple[str | int, ...]
 #: Stages within stages: more is a mistake or an attack.
@@ -36,7 +37,11 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError: with all problems, one a line.
     """
-    found = problems(recipe)
+    refuse(problems(recipe))
+
+
+def refuse(found: Sequence[Problem]) -> None:
+    """Raises RecipeError with all problems, one a line, if there are any."""
     if found:
         raise RecipeError("\n".join(f"{dotted(problem.key)}: {problem.text}" for problem in found))
 
@@ -184,7 +189,7 @@ class _Checker:
         found = owners(chain, name)
         if not found:
             yield Problem(key, _unknown(name, [chain], ()))
-        if isinstance(value, Coefficient) and value.of == "delta" and self.recipe.base is None and self.complete:
+        if isinstance(value, NanWeights) and value.of == "delta" and self.recipe.base is None and self.complete:
             yield Problem(key, "norms of differences need a base; add `base:`, or use `of: finetuned`")
         for place, parameter in found:
             try:
@@ -244,9 +249,31 @@ class _Checker:
         """Policies that lean on a base, and the tokenizer's donor."""
         if self.recipe.output.tokenizer is not None:
             yield from self.known(("output", "tokenizer"), self.recipe.output.tokenizer)
-        for key in ("missing", "buffers", "vocabulary"):
-            if getattr(self.recipe, key) == BASE and self.recipe.base is None and self.complete:
+        policies = {key: getattr(self.recipe, key) for key in ("missing", "buffers")}
+        for key, policy in (policies | {"vocabulary": self.recipe.vocabulary.rows}).items():
+            if policy == BASE and self.recipe.base is None and self.complete:
                 yield Problem((key,), f"{key}: base needs a base; add `base:`, or choose another policy")
+        yield from self.vocabulary()
+
+    def vocabulary(self) -> Iterator[Problem]:
+        """The models that a policy by token names."""
+        policy = self.recipe.vocabulary
+        if not policy.by_token:
+            return
+        if policy.rows != "error":
+            yield Problem(("vocabulary",), f"rows are {policy.rows} or matched by token, not both; remove one")
+        if self.stage:
+            yield Problem(("vocabulary",), "only the outermost recipe writes a tokenizer; match its tokens there")
+        if self.recipe.output.tokenizer is not None:
+            text = "the vocabulary says whose tokenizer it is; remove one of them"
+            yield Problem(("output", "tokenizer"), text)
+        if policy.tokenizer is not None and policy.tokenizer not in JOINED:
+            for problem in self.known(("vocabulary", "tokenizer"), policy.tokenizer):
+                hint = nearest(policy.tokenizer, JOINED)
+                yield Problem(problem.key, f"{problem.text}{hint or ', or one of ' + ', '.join(JOINED)}")
+        for token, source in policy.tokens.items():
+            if source.model is not None:
+                yield from self.known(("vocabulary", "tokens", token, "model"), source.model)
 
     def calibration(self) -> Iterator[Problem]:
         """Data for every model, and for none that there is not."""

@@ -20,9 +20,12 @@ from eutectic.quantities import parse_bytes
 from eutectic.recipe.calibration import Calibration
 from eutectic.recipe.document import dump
 from eutectic.recipe.values import Part, Text, Value, plain_value, read_text, read_value, show
+from eutectic.recipe.vocabulary import Vocabulary
 
 #: What the recipe calls its base wherever a model may be named.
 BASE = "base"
+#: Templates of tool-calling models reach a few ten thousand characters.
+LONGEST_TEMPLATE = 200_000
 
 T = TypeVar("T")
 
@@ -69,6 +72,15 @@ def _read_size(raw: object) -> int:
     if not 0 < size < 2**63:
         raise ValueError(f"expected a size such as '5GB', found {show(raw)}")
     return size
+
+
+def _read_template(raw: object) -> str:
+    """Reads a name, or Jinja text of several lines."""
+    if isinstance(raw, str) and ("{{" in raw or "{%" in raw):
+        if len(raw) > LONGEST_TEMPLATE:
+            raise ValueError(f"expected a template of at most {LONGEST_TEMPLATE} characters, found {len(raw)}")
+        return raw
+    return read_text(raw)
 
 
 Reference = Annotated[str, PlainValidator(_read_reference)]
@@ -126,12 +138,16 @@ class ModelEntry(Part):
     Attributes:
         model: a path, `org/name@revision` or `path+adapter`, as the user wrote it.
         recipe: instead of `model`, a recipe whose result is merged (a stage).
+        task: the model of this task, where `model` is an output that holds parts for several.
+        base: the base that output was made around, where it is not where its receipt says.
         name: what rules, slices and messages call it; by default its reference.
         parameters: values for this model alone; written beside the other keys.
     """
 
     model: Reference | None = None
     recipe: "Recipe | None" = None
+    task: Text | None = None
+    base: Reference | None = None
     name: Text | None = None
     parameters: Parameters = Field(default_factory=dict)
 
@@ -148,11 +164,20 @@ class ModelEntry(Part):
             keys = [str(key)[:40] for key in list(raw)[:9]]
             hint = next((text for key in keys if (text := nearest(key, ("model", "recipe")))), "")
             raise ValueError(f"expected the key model or recipe, one of them; found {', '.join(keys) or 'none'}{hint}")
+        task, base = raw.get("task"), raw.get("base")
+        if (task is not None and raw.get("model") is None) or (base is not None and task is None):
+            raise ValueError("task goes with a model that holds parts for several, and base with a task")
         return _gather(raw, frozenset(cls.model_fields))
+
+    @property
+    def reference(self) -> str | None:
+        """What names it when it has no name of its own: `path`, or `path#task`; None for a recipe."""
+        return self.model if self.task is None else f"{self.model}#{self.task}"
 
     def plain(self) -> dict[str, Any]:
         """Returns what a recipe writes."""
-        own = {"model": self.model, "recipe": self.recipe and self.recipe.to_dict(), "name": self.name}
+        own = {"model": self.model, "recipe": self.recipe and self.recipe.to_dict()}
+        own |= {"task": self.task, "base": self.base, "name": self.name}
         return {key: value for key, value in own.items() if value is not None} | _plain_parameters(self.parameters)
 
 
@@ -250,11 +275,14 @@ class Output(Part):
         dtype: the type of the written tensors; `as-base` keeps the base's, or the first model's without a base.
         shard_size: largest weight file, in bytes; written as a number or as `5GB`.
         tokenizer: `base` or a model, whose tokenizer is copied; by default the base's, or the first model's.
+        chat_template: `auto` (what most models have), `base` or a model, a known one (`chatml` ...), or Jinja text; by
+            default the tokenizer's own.
     """
 
     dtype: Literal["as-base", "float32", "bfloat16", "float16", "float64"] = "as-base"
     shard_size: Size = 5 * 10**9
     tokenizer: Text | None = None
+    chat_template: Annotated[str, PlainValidator(_read_template)] | None = None
 
 
 class Recipe(Part):
@@ -264,7 +292,7 @@ class Recipe(Part):
     """
 
     base: Reference | None = None
-    models: Annotated[tuple[ModelEntry, ...], AfterValidator(_not_empty)]
+    models: Annotated[tuple[ModelEntry, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
     method: Chain
     rules: tuple[Rule, ...] = ()
     slices: tuple[Slice, ...] = ()
@@ -273,7 +301,7 @@ class Recipe(Part):
     missing: Literal["error", "base", "present"] = "error"
     extra: Literal["error", "copy", "drop"] = "error"
     buffers: Literal["error", "base"] = "error"
-    vocabulary: Literal["error", "truncate", "base"] = "error"
+    vocabulary: Vocabulary = Vocabulary()
     non_finite: Literal["error", "keep"] = "error"
     pickles: StrictBool = False
     calibration: Calibration | None = None
@@ -284,7 +312,7 @@ class Recipe(Part):
     def names(self) -> tuple[str, ...]:
         """What each entry of `models` is called: its name, its reference, or the number of its stage."""
         return tuple(
-            entry.name or entry.model or f"recipe {number}" for number, entry in enumerate(self.models, start=1)
+            entry.name or entry.reference or f"recipe {number}" for number, entry in enumerate(self.models, start=1)
         )
 
     def find(self, reference: str) -> int | None:
@@ -303,6 +331,8 @@ class Recipe(Part):
             written["rules"] = [rule.plain() for rule in self.rules]
         if self.slices:
             written["slices"] = [piece.plain() for piece in self.slices]
+        if self.vocabulary != Vocabulary():
+            written["vocabulary"] = self.vocabulary.plain()
         if self.calibration is not None:
             written["calibration"] = self.calibration.plain()
         options = self.model_dump(

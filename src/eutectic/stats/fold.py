@@ -7,6 +7,7 @@ shows it every slice of the statistic's scope through `update`, joins the worker
 """
 
 import enum
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,6 +49,21 @@ class Part:
     numel: int
     shape: tuple[int, ...]
 
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...]) -> "Part":
+        """Returns a tensor of that shape."""
+        return cls(name, math.prod(shape), shape)
+
+    @property
+    def width(self) -> int:
+        """Elements of a row: the last axis; all of a vector."""
+        return max(1, self.shape[-1] if len(self.shape) > 1 else self.numel)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.numel // self.width
+
 
 class Seen:
     """One slice of one site, shown to a statistic after the transforms that precede it in the chain.
@@ -56,6 +72,7 @@ class Seen:
         name: the site's tensor.
         start: index of the slice's first element.
         numel: elements in the whole tensor.
+        width: elements of a row.
         key: the source of draws, at the slice's start.
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
             they cannot express). Then `tensors` and `deltas` serve.
@@ -72,7 +89,7 @@ class Seen:
         deltas: Callable[[], Tensor],
         results: Mapping["Statistic", Any],
     ) -> None:
-        self.name, self.numel = part.name, part.numel
+        self.name, self.numel, self.width = part.name, part.numel, part.width
         self.start, self.key, self.rows, self.results = start, key, rows, results
         self._tensors, self._deltas = tensors, deltas
 
@@ -126,6 +143,11 @@ class Statistic(Protocol):
     @property
     def whole(self) -> bool:
         """Whether it must see whole tensors at once, through torch, rather than slices."""
+        ...
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether it must be shown whole rows; then slices start where rows do, and not at grains."""
         ...
 
     def scratch(self, n: int, shape: tuple[int, ...]) -> float:

@@ -5,7 +5,7 @@ threads and resuming cannot change a bit. Counts are integers and need no such c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _OfWeights:
+class OfWeights:
     """What the statistics of this file share: they see each expert's weights."""
 
     scope: Scope
@@ -41,6 +41,10 @@ class _OfWeights:
 
     @property
     def whole(self) -> bool:
+        return False
+
+    @property
+    def whole_rows(self) -> bool:
         return False
 
     def scratch(self, n: int, shape: tuple[int, ...]) -> float:
@@ -77,7 +81,7 @@ def _per_grain(rows: Tensor, measure: Callable[[Tensor], Tensor]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Gram(_OfWeights):
+class Gram(OfWeights):
     """Inner products of all pairs over a scope: (p, p) float64.
 
     `of="deltas"`: the n models' differences from the base, p = n. `of="weights"`: the base, if there is one, and the
@@ -100,14 +104,17 @@ class Gram(_OfWeights):
         return _join(left, right)
 
     def finish(self, state: Sums) -> Floats:
-        return _total(state)
+        # Some tensors of a model may come with a base and others without: what all have is the models.
+        p = min((grains.shape[1] for grains in state.values() if 0 not in grains.shape), default=0)
+        common = {name: grains[:, -p:, -p:] for name, grains in state.items() if grains.shape[1] >= p}
+        return _total(common if p else state)
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return sum(_grains(part) for part in parts) * (n + 1) ** 2 * 8
 
 
 @dataclass(frozen=True)
-class Energy(_OfWeights):
+class Energy(OfWeights):
     """Sums of squares over a scope, (n,) float64, of the models' deltas or of the models themselves."""
 
     of_: Literal["deltas", "weights"] = "deltas"
@@ -151,7 +158,7 @@ def _join(left: Sums, right: Sums) -> Sums:
 
 
 @dataclass(frozen=True)
-class Mass(_OfWeights):
+class Mass(OfWeights):
     """Sums of magnitudes of the deltas over a scope, (n,) float64; of those a trim at `cut` or a draw would keep."""
 
     cut: "MagnitudeQuantile | None" = None
@@ -210,6 +217,14 @@ def kept_rank(total: int, density: float, rank: Rank) -> int:
     return int(total * round(1 - density, 15))  # 1 - 0.9 is 0.1 and not 0.09999999999999998
 
 
+#: A guess is this wide at least, in share of all ranks on either side.
+_MARGIN = 0.003
+#: Bins are added up in stretches of so many before one is looked into.
+_STRETCH = 512
+#: A sample of so many elements narrows the window enough.
+_ENOUGH = 1 << 17
+
+
 @dataclass
 class Window:
     """The state of a quantile: for each model, the window of bit patterns still in question, and counts in it.
@@ -230,17 +245,47 @@ class Window:
     below: NDArray[np.int64]
     bins: NDArray[np.int64]
 
+    def narrowed(self, windows: Sequence[tuple[int, int]]) -> "Window":
+        """Returns an empty state of the same scope that counts all in these windows (low, shift)."""
+        low, shift = zip(*windows, strict=True)
+        below, bins = np.zeros(len(low), np.int64), np.zeros(self.bins.shape, np.int64)  # untouched pages cost nothing
+        return Window(self.total, self.double, 1, np.array(low, np.uint64), np.array(shift), below, bins)
 
-#: A guess is this wide at least, in share of all ranks on either side.
-_MARGIN = 0.003
-#: Bins are added up in stretches of so many before one is looked into.
-_STRETCH = 512
-#: A sample of so many elements narrows the window enough.
-_ENOUGH = 1 << 17
+    def values(self, patterns: Sequence[int]) -> list[float]:
+        """Returns the magnitudes that have these bit patterns."""
+        found = np.array(patterns, np.uint64)
+        return [float(v) for v in (found.view(np.float64) if self.double else found.astype(np.uint32).view(np.float32))]
+
+
+def open_window(total: int, n: int, double: bool, enough: int = _ENOUGH) -> Window:
+    """Returns a state for n quantiles of a scope of `total` elements, in which every pattern is in question.
+
+    A sample of `enough` elements must narrow the windows down.
+    """
+    low, shift = _cover(0, _top(double))
+    empty, bins = np.zeros(n, np.int64), np.zeros((n, BINS), np.int64)
+    # A small scope is counted whole at once: a sample of it would say too little.
+    sampling = min(64, max(1, total // enough))
+    return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins)
+
+
+def sampled_sweeps(total: int, double: bool, enough: int = _ENOUGH) -> float:
+    """How often a scope is shown until its quantiles are known, as a rule."""
+    # A float64 pattern takes two windows more to narrow down; a scope too small for a sample, one coarse count.
+    first = 1.0 if total < 2 * enough else 1 / min(64, total // enough)
+    return first + (3.0 if double else 1.0)
+
+
+def count(values: Tensor, state: Window, which: int) -> None:
+    """The torch reference of `kernels.magnitudes`: counts magnitudes under and in one window of a state."""
+    row = values.abs().numpy(force=True).view(np.uint64 if state.double else np.uint32).astype(np.uint64)
+    inside = (row[row >= state.low[which]] - state.low[which]) >> np.uint64(state.shift[which])
+    state.below[which] += len(row) - len(inside)
+    state.bins[which] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
 
 
 @dataclass(frozen=True)
-class MagnitudeQuantile(_OfWeights):
+class MagnitudeQuantile(OfWeights):
     """The exact k-th smallest magnitude of each model's deltas over a scope: a tuple of n numbers.
 
     Found by counting bit patterns (whose order is that of the magnitudes) in a window that narrows to one pattern,
@@ -256,28 +301,18 @@ class MagnitudeQuantile(_OfWeights):
         return state.sampling
 
     def sweeps(self, total: int, double: bool) -> float:
-        # A float64 pattern takes two windows more to narrow down; a scope too small for a sample, one coarse count.
-        first = 1.0 if total < 2 * _ENOUGH else 1 / min(64, total // _ENOUGH)
-        return first + (3.0 if double else 1.0)
+        return sampled_sweeps(total, double)
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
         total = sum(part.numel for part in parts)
-        low, shift = _cover(0, _top(double))
-        empty = np.zeros(n, np.int64)
-        bins = np.zeros((n, BINS), np.int64)
-        # A small scope is counted whole at once: a sample of it would say too little.
-        sampling = min(64, max(1, total // _ENOUGH))
-        return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins)
+        return open_window(total, n, double)
 
     def update(self, state: Window, seen: Seen) -> None:
         if seen.rows is not None:
             kernels.magnitudes(seen.rows, state.low, state.shift, state.below, state.bins)
             return
-        patterns = seen.deltas.abs().numpy(force=True).view(np.uint64 if state.double else np.uint32)
-        for model, row in enumerate(patterns.astype(np.uint64)):
-            inside = (row[row >= state.low[model]] - state.low[model]) >> np.uint64(state.shift[model])
-            state.below[model] += len(row) - len(inside)
-            state.bins[model] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
+        for model, values in enumerate(seen.deltas):
+            count(values, state, model)
 
     def combine(self, left: Window, right: Window) -> Window:
         left.below += right.below
@@ -291,16 +326,13 @@ class MagnitudeQuantile(_OfWeights):
         windows: list[tuple[int, int]] = []
         for model, share in enumerate(shares):
             rank = kept_rank(state.total, share, self.rank)
-            pattern, window = _look(state, model, rank)
+            pattern, window = look(state, model, rank)
             found.append(-1 if pattern is None else pattern)
             windows.append(window)
         if state.sampling > 1 or min(found) < 0:
-            low, shift = zip(*windows, strict=True)
-            below, bins = np.zeros(n, np.int64), np.zeros(state.bins.shape, np.int64)  # untouched pages cost nothing
-            return Again(Window(state.total, state.double, 1, np.array(low, np.uint64), np.array(shift), below, bins))
-        cuts = np.array(found, np.uint64)
-        values = cuts.view(np.float64) if state.double else cuts.astype(np.uint32).view(np.float32)
-        return tuple(math.inf if share <= 0 else float(value) for share, value in zip(shares, values, strict=True))
+            return Again(state.narrowed(windows))
+        values = state.values(found)
+        return tuple(math.inf if share <= 0 else value for share, value in zip(shares, values, strict=True))
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return n * BINS * 8
@@ -316,7 +348,7 @@ def _cover(first: int, last: int) -> tuple[int, int]:
     return first, max(0, ((last - first + 1) - 1).bit_length() - (BINS.bit_length() - 1))
 
 
-def _look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, int]]:
+def look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, int]]:
     """Looks for a rank in one model's counts.
 
     Returns:
@@ -361,7 +393,7 @@ def _bin_of(bins: NDArray[np.int64], coarse: NDArray[np.int64], rank: int) -> in
 
 
 @dataclass(frozen=True)
-class SignBalance(_OfWeights):
+class SignBalance(OfWeights):
     """The sign of the whole vote: +1 if more elements elect plus than minus by weighted mass, else -1.
 
     The deltas are trimmed at `cut` first. Source: TIES authors' code, which gives exact zero votes to this majority.

@@ -31,10 +31,11 @@ RANKS: tuple[set[str], ...] = (
     {"recipe"},
     {"methods"},
     {"stats"},
+    {"tokens"},
     {"adapters", "layout"},
     {"numerics", "checkpoint"},
     {"quantities"},
-    {"errors", "about", "speed"},
+    {"errors", "about", "speed", "spectra"},
 )
 RANK = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 
@@ -49,6 +50,7 @@ LATE_IMPORTS = {
     "eutectic.checkpoint.pickled": "torch: a header is read, and `inspect` answers, without it",
     "eutectic.cli.main": "the verbs' files: only the one that was called for is loaded",
     "eutectic.numerics.tensors": "torch, for all: the fused kernels do without it",
+    "eutectic.tokens.pieces": "tokenizers, of an optional extra: only one fill splits text",
     "eutectic.plan.inputs": "adapters, which load the compiled kernels: opening a model does without",
 }
 

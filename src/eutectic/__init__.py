@@ -24,18 +24,28 @@ from eutectic.errors import (
 )
 
 if TYPE_CHECKING:
+    from eutectic.api.adapters import (
+        AdapterInspection,
+        ModuleUpdate,
+        extract_adapter,
+        fold_adapters,
+        inspect_adapter,
+        merge_adapters,
+    )
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
     from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, specialise, verify
     from eutectic.api.soups import Soup, greedy_soup
 
 __all__ = [
+    "AdapterInspection",
     "CalibrationError",
     "Checkpoint",
     "CheckpointError",
     "EutecticError",
     "Inspection",
     "MismatchError",
+    "ModuleUpdate",
     "OutputError",
     "OverBudget",
     "Plan",
@@ -48,9 +58,13 @@ __all__ = [
     "Verification",
     "__version__",
     "diff",
+    "extract_adapter",
+    "fold_adapters",
     "greedy_soup",
     "inspect",
+    "inspect_adapter",
     "merge",
+    "merge_adapters",
     "open",
     "plan",
     "read",
@@ -62,6 +76,14 @@ __all__ = [
 
 #: Where the verbs are, loaded when first used: torch takes a second, and `inspect` and `--version` need none of it.
 _HOMES = {
+    "adapters": (
+        "AdapterInspection",
+        "ModuleUpdate",
+        "extract_adapter",
+        "fold_adapters",
+        "inspect_adapter",
+        "merge_adapters",
+    ),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
     "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "specialise", "verify"),

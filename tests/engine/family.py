@@ -164,6 +164,8 @@ def recipes(root: Path, *, big: bool) -> dict[str, dict[str, Any]]:
         "extra: copy": of("code", "rich", method="task_arithmetic", extra="copy"),
         "extra: drop": of("code", "rich", method="task_arithmetic", extra="drop"),
         "trim, emr": of(*three, method=[{"trim": {"density": 0.5, "scope": "tensor"}}, {"emr": {"rescale": "sum"}}]),
+        "stage of emr": {"base": str(root / "base"), "method": "task_arithmetic",
+                         "models": [{"recipe": of("code", "maths", method="emr")}, {"model": str(root / "chat")}]},
         "tsv_c": of(*three, method=[{"trim": {"density": 0.5, "scope": "tensor"}}, "tsv_c"]),
         "emr of some": of(*three, method="emr", rules=[
             {"match": "*q_proj*", "method": "linear"}, {"match": NORM, "keep": "maths"},

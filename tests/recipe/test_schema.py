@@ -59,7 +59,8 @@ def valid(value: Any, schema: dict[str, Any]) -> bool:
                     valid(value[key], rule[key]) for key in rule if key in value
                 )
             case "additionalProperties":
-                passed = not isinstance(value, dict) or set(value) <= set(schema["properties"])
+                extra = set(value) - set(schema.get("properties", {})) if isinstance(value, dict) else set()
+                passed = not extra if rule is False else all(valid(value[key], rule) for key in extra)
             case "required":
                 passed = not isinstance(value, dict) or set(rule) <= set(value)
             case "$schema" | "title" | "description" | "default" | "$defs":

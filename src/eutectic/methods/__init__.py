@@ -25,6 +25,7 @@ from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.peft import peft
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
@@ -55,6 +56,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         nearswap,
         nuslerp,
         passthrough,
+        peft,
         slerp,
         tall_masks,
         task_arithmetic,

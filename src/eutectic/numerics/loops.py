@@ -324,16 +324,6 @@ def unify(place, at, m):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def agree(w, kept, to):  # type: ignore[no-untyped-def]
-    """Writes 1 to the work row `to` where the kept row has the sign of SUM and neither is 0, else 0."""
-    one, zero = w.dtype.type(1), w.dtype.type(0)
-    row = w[kept : kept + BLOCK]
-    for i in range(BLOCK):
-        x, y = row[i], w[SUM + i]
-        w[to + i] = one if ((x > zero) & (y > zero)) | ((x < zero) & (y < zero)) else zero
-
-
-@_jit
 def pack(hit, out, first):  # type: ignore[no-untyped-def]
     """Writes a block of zeros and ones as bits, the first element lowest."""
     words = hit.view(np.uint64)
@@ -345,8 +335,8 @@ def pack(hit, out, first):  # type: ignore[no-untyped-def]
 @_jit
 def mark(place, at, m, kind, share, least, hit, marked):  # type: ignore[no-untyped-def]
     """Marks what of the block's SUM belongs to each model, and drops from it what fewer than `least` marked."""
-    n, count, w = len(place[3]), place[6], place[11]
-    one, zero = w.dtype.type(1), w.dtype.type(0)
+    n, count, bits, w = len(place[3]), place[6], place[10], place[11]
+    zero = w.dtype.type(0)
     if kind == 2:
         for i in range(BLOCK):
             w[PLUS + i] = w[BASE + i] + w[SUM + i]
@@ -354,19 +344,22 @@ def mark(place, at, m, kind, share, least, hit, marked):  # type: ignore[no-unty
         w[FIRST + i] = zero
     for j in range(n):
         if kind == 1:
-            agree(w, KEPT + j * BLOCK, ROW)
+            row = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK]
+            for i in range(BLOCK):
+                x, y = row[i], w[SUM + i]
+                bits[i] = np.uint32(((x > zero) & (y > zero)) | ((x < zero) & (y < zero)))
         else:
             model(place, at, m, j, False)
             part = share[j]
             for i in range(BLOCK):
                 x = w[ROW + i]
-                w[ROW + i] = one if abs(w[BASE + i] - x) > part * abs(w[PLUS + i] - x) else zero
+                bits[i] = np.uint32(abs(w[BASE + i] - x) > part * abs(w[PLUS + i] - x))
         if least > 0:
             for i in range(BLOCK):
-                w[FIRST + i] += w[ROW + i]
+                w[FIRST + i] += w.dtype.type(bits[i])
         if len(marked) > 0:
-            for i in range(BLOCK):
-                hit[i] = np.uint8(w[ROW + i])
+            for i in range(BLOCK):  # 32-bit comparisons first: narrowing them at once is slower
+                hit[i] = np.uint8(bits[i])
             for i in range(m, BLOCK):
                 hit[i] = 0
             width = (count + 7) // 8

@@ -139,13 +139,24 @@ class _Costs:
 
 
 def schedule(
-    merged: Sequence[Merged], doubles: Sequence[bool], *, budget: int, threads: int, device: str
+    merged: Sequence[Merged], doubles: Sequence[bool], *, budget: int, threads: int, device: str, reserved: int = 0
 ) -> tuple[Schedule, Memory]:
     """Fits a run into a budget: fewer and smaller slices before fewer threads.
+
+    `reserved`: bytes that inputs hold whatever the schedule (tables of tokens, rows that are predicted).
 
     Raises:
         OverBudget: when nothing fits; names the dearest site and the least budget that works.
     """
+    if reserved:
+        try:
+            planned, held = schedule(merged, doubles, budget=budget - reserved, threads=threads, device=device)
+        except OverBudget as error:
+            needed = error.needed + reserved
+            text = f"matching tokens holds {format_bytes(reserved)}, and the rest takes "
+            text += f"{format_bytes(error.needed)}; give at least --memory {-(-needed // 2**20)}MiB"
+            raise OverBudget(text, needed) from error
+        return planned, Memory(held.buffers, held.folds, held.slack + reserved)
     costs = _Costs(merged, doubles, device)
     states = costs.states()
     for workers in range(max(1, threads), 0, -1):

@@ -13,6 +13,7 @@ from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, compose
 from eutectic.recipe.globs import expand
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource, Step
 from eutectic.recipe.values import phrase, show
+from eutectic.recipe.vocabulary import Fill, TokenSource, Vocabulary
 
 #: Whose keys stand below a key of the dialect.
 _PARTS: dict[str, type[BaseModel]] = {
@@ -23,6 +24,9 @@ _PARTS: dict[str, type[BaseModel]] = {
     "slices": Slice,
     "sources": SliceSource,
     "output": Output,
+    "vocabulary": Vocabulary,
+    "fill": Fill,
+    "tokens": TokenSource,
 }
 #: A message lists this many errors.
 MOST_ERRORS = 100

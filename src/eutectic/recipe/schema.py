@@ -7,12 +7,13 @@ from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
 from eutectic.recipe.model import Output, Recipe
 from eutectic.recipe.values import SOURCES, EmaWeights, NanWeights, Part
+from eutectic.recipe.vocabulary import JOINED, OPTIONS, Fill, Vocabulary
 
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _TEXTS: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
-_CHOICES = ("dtype", "missing", "extra", "buffers", "vocabulary", "non_finite")
+_CHOICES = ("dtype", "missing", "extra", "buffers", "non_finite")
 _BLOCKS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
 
 
@@ -35,6 +36,7 @@ def json_schema() -> Schema:
             "rules": {"type": "array", "items": {"$ref": "#/$defs/rule"}},
             "slices": {"type": "array", "items": {"$ref": "#/$defs/slice"}},
             **{key: _choice(Recipe, key) for key in _CHOICES},
+            "vocabulary": {"$ref": "#/$defs/vocabulary"},
             "seed": {"type": "integer", "minimum": 0, "default": 0},
             "pickles": {"type": "boolean", "default": False},
             "output": {"$ref": "#/$defs/output"},
@@ -61,6 +63,9 @@ def json_schema() -> Schema:
         "slice": _object(slices | {"parameters": _object(_named(every))}, required=("sources",)),
         "rule": _object(rule),
         "output": _output(),
+        "vocabulary": _vocabulary(),
+        "token": _token(),
+        "fill": _fill(),
         "step": _steps(METHODS.values()),
         "weights": _source(),
     }
@@ -93,7 +98,45 @@ def _choice(part: type[Part], key: str) -> Schema:
 
 def _output() -> Schema:
     size = {"type": ["integer", "string"], "description": "largest weight file, such as 5GB", "default": "5GB"}
-    return _object({"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT})
+    rank = {"type": "integer", "minimum": 1, "description": "the most an adapter's updates may have"}
+    error = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    error["description"] = "the share of each update's norm that an adapter may lose"
+    own = {"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT, "chat_template": _TEXT}
+    forms = {"form": _choice(Output, "form"), "rank": rank, "error": error, "rest": _choice(Output, "rest")}
+    return _object(own | forms)
+
+
+def _vocabulary() -> Schema:
+    words = _choice(Vocabulary, "rows")
+    by_token = _object(
+        {
+            "rows": words,
+            "tokenizer": _TEXT | {"description": f"{', '.join(JOINED)}, base or a model"},
+            "donor": _TEXT | {"description": "another model, whose tokenizer is taken"},
+            "fill": {"$ref": "#/$defs/fill"},
+            "tokens": {"type": "object", "additionalProperties": {"$ref": "#/$defs/token"}},
+            "match": _choice(Vocabulary, "match"),
+            "prefixes": {"type": "boolean", "default": False},
+            "pad_to_multiple_of": {"type": "integer", "minimum": 1},
+        }
+    )
+    return {"description": "what becomes of the tokens where vocabularies differ", "anyOf": [words, by_token]}
+
+
+def _token() -> Schema:
+    source = {"model": _TEXT, "token": _TEXT, "id": {"type": "integer", "minimum": 0}}
+    options = _object(source | {"zero": {"const": True}, "force": {"type": "boolean", "default": False}})
+    return {"description": "zero, a model whose row it is, or a token of a model", "anyOf": [_TEXT, options]}
+
+
+def _fill() -> Schema:
+    rules = get_args(Fill.model_fields["rule"].annotation)
+    count, number = {"type": "integer", "minimum": 1}, {"type": "number", "minimum": 0}
+    kinds: Schema = {"k": count, "ridge": number}
+    kinds |= {key: _choice(Fill, key) for key in ("weights", "distance", "map", "pieces")}
+    forms = {rule: _object({key: kinds[key] for key in OPTIONS.get(rule, ())}) for rule in rules}
+    options = _object(forms) | {"minProperties": 1, "maxProperties": 1}
+    return {"description": "how a row is made that a model lacks", "anyOf": [{"enum": list(rules)}, options]}
 
 
 def _source() -> Schema:

@@ -20,7 +20,7 @@ SCRATCH = PAIRS + 2 * KEPT_WIDTH
 
 _MAGIC = 6755399441055744.0
 _LOG2E, _LN2_HIGH, _LN2_LOW = 1.4426950408889634, 0.6931471803691238, 1.9082149292705877e-10
-#: |p / q - 1| up to which the divergence of one element is a series, and |delta| up to which its exponential is.
+#: |p / q - 1| up to which the divergence of one element is a series.
 _NEAR = 0.0625
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
@@ -55,27 +55,6 @@ def exponentials(w, at, shift, s, to):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def neighbours(w, s, to):  # type: ignore[no-untyped-def]
-    """Writes the model's exponentials as the base's, at `to`, times those of the deltas, where all these are small.
-
-    Returns whether they are: a series of 6 terms has then a relative error below 1e-12.
-    """
-    base, model = w[BASE : BASE + BLOCK], w[ROW : ROW + BLOCK]
-    known, made = s[to : to + BLOCK], s[to + BLOCK : to + 2 * BLOCK]
-    far = np.int64(0)
-    for i in range(BLOCK):
-        d = np.float64(model[i]) - np.float64(base[i])
-        p = d * (1 / 720) + 1 / 120
-        p = p * d + 1 / 24
-        p = p * d + 1 / 6
-        p = p * d + 0.5
-        p = p * d + 1.0
-        made[i] = known[i] * (p * d + 1.0)
-        far += np.int64(not abs(d) < _NEAR)
-    return far == 0
-
-
-@_jit
 def total(s, at):  # type: ignore[no-untyped-def]
     """Adds the numbers of a block by halves, over the terms: always in the same order. What is past the row is 0."""
     numbers, found = s[at : at + BLOCK], s[TERMS : TERMS + BLOCK]
@@ -97,8 +76,7 @@ def pair(place, at, stop, shifts, s, to):  # type: ignore[no-untyped-def]
     m = min(begin(place, at), stop - at)
     model(place, at, m, 0, False)
     exponentials(w, BASE, shifts[0], s, to)
-    if shifts[0] != 0.0 or shifts[1] != 0.0 or not neighbours(w, s, to):
-        exponentials(w, ROW, shifts[1], s, to + BLOCK)
+    exponentials(w, ROW, shifts[1], s, to + BLOCK)
     s[to + m : to + BLOCK] = 0.0
     s[to + BLOCK + m : to + 2 * BLOCK] = 0.0
 

@@ -35,7 +35,7 @@ RANKS: tuple[set[str], ...] = (
     {"adapters", "layout"},
     {"numerics", "checkpoint"},
     {"quantities"},
-    {"errors", "about", "speed"},
+    {"errors", "about", "speed", "spectra"},
 )
 RANK = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 

@@ -25,6 +25,14 @@ from eutectic.errors import (
 )
 
 if TYPE_CHECKING:
+    from eutectic.api.adapters import (
+        AdapterInspection,
+        ModuleUpdate,
+        extract_adapter,
+        fold_adapters,
+        inspect_adapter,
+        merge_adapters,
+    )
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
     from eutectic.api.runs import (
@@ -43,12 +51,14 @@ if TYPE_CHECKING:
     from eutectic.api.statistics import Statistics, statistics
 
 __all__ = [
+    "AdapterInspection",
     "CalibrationError",
     "Checkpoint",
     "CheckpointError",
     "EutecticError",
     "Inspection",
     "MismatchError",
+    "ModuleUpdate",
     "OutputError",
     "OverBudget",
     "Plan",
@@ -63,9 +73,13 @@ __all__ = [
     "__version__",
     "calibrate",
     "diff",
+    "extract_adapter",
+    "fold_adapters",
     "greedy_soup",
     "inspect",
+    "inspect_adapter",
     "merge",
+    "merge_adapters",
     "open",
     "plan",
     "read",
@@ -78,6 +92,14 @@ __all__ = [
 
 #: Where the verbs are, loaded when first used: torch takes a second, and `inspect` and `--version` need none of it.
 _HOMES = {
+    "adapters": (
+        "AdapterInspection",
+        "ModuleUpdate",
+        "extract_adapter",
+        "fold_adapters",
+        "inspect_adapter",
+        "merge_adapters",
+    ),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
     "runs": (

@@ -11,7 +11,7 @@ import torch
 from eutectic.engine.chain import Chain, Request
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods import METHODS
-from eutectic.methods.declare import Laws, Locality, Method
+from eutectic.methods.declare import Domain, Laws, Locality, Method
 from eutectic.methods.site import Site
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
@@ -35,7 +35,9 @@ from .samples import (
     wants_base,
 )
 
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+#: Methods on factors have laws of their own, in `test_factors`.
+DENSE = {name: method for name, method in METHODS.items() if method.needs.domain is not Domain.FACTORS}
+ALL = pytest.mark.parametrize("method", DENSE.values(), ids=DENSE)
 SAMPLES = samples()
 #: What changing one option is tried on; the plain values are tried on all samples.
 FEW = [sample for sample in SAMPLES if sample.name.startswith(("16x33", "5x7", "most", "equal"))]
@@ -123,7 +125,8 @@ def _magnitudes(values: Values) -> Iterator[float]:
 
 def test_laws_are_all_tested() -> None:
     """Every law that can be declared has its function here."""
-    assert set(LAWS) == {entry.name for entry in dataclasses.fields(Laws)}
+    assert set(LAWS) | {"gauge"} == {entry.name for entry in dataclasses.fields(Laws)}
+    assert all(method.laws.gauge for method in DENSE.values()), "a method that never sees factors cannot break it"
 
 
 @ALL

@@ -9,7 +9,7 @@ import numpy as np
 
 from eutectic.adapters.config import LoraConfig
 from eutectic.adapters.edits import Edit
-from eutectic.adapters.factors import FactorStore, Wide, read_small, read_wide
+from eutectic.adapters.stored import FactorStore, Wide, read_small, read_wide
 from eutectic.checkpoint.source import Source
 from eutectic.errors import CheckpointError
 from eutectic.numerics.lowrank import add_squares

@@ -7,7 +7,7 @@ import numpy as np
 
 from eutectic.adapters.adapter import CHUNK, Adapter
 from eutectic.adapters.edits import Edit
-from eutectic.adapters.factors import Wide
+from eutectic.adapters.stored import Wide
 from eutectic.checkpoint.ranges import elements, find, first_byte
 from eutectic.checkpoint.source import Buffer, Source
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
@@ -29,6 +29,11 @@ class DeltaSource:
         self._name = name
         self._base = base
         self._header = {edit.name: self._spec(edit) for edit in adapter.edits.values()}
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter, for methods that work on its factors."""
+        return self._adapter
 
     @property
     def name(self) -> str:

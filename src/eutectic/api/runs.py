@@ -6,18 +6,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eutectic import speed
 from eutectic.about import VERSION
 from eutectic.api import models
+from eutectic.api.differences import around_factors, is_many_summed, merged_updates, plan_differences, works_on_factors
 from eutectic.api.recipes import read
 from eutectic.api.statistics import Statistics, open_store
 from eutectic.calibrate.own import given
 from eutectic.calibrate.prepare import prepare
 from eutectic.calibrate.run import calibrate as run_calibration
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
+from eutectic.checkpoint.open import open_source
 from eutectic.checkpoint.remote import materialise
 from eutectic.checkpoint.sidecars import RECEIPT, RECIPE
 from eutectic.checkpoint.source import Checkpoint
@@ -99,12 +102,16 @@ def _check_device(device: str) -> None:
 def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline: bool) -> Plan:
     if threads is not None and threads < 1:
         raise RecipeError(f"expected at least one thread, found {threads}")
+    if recipe.output.form == "model" and works_on_factors(recipe):
+        recipe = around_factors(recipe)
     stages = sum(1 for entry in recipe.models if entry.recipe is not None)
     share = budget // (stages + 1)
-    held: list[Plan] = []
+    held: list[int] = []
     short: list[OverBudget] = []
 
     def stage(inner: Recipe) -> Checkpoint:
+        if inner.output.form == "adapter":
+            return updates(inner)
         # A stage's tensors are handed on in work precision: its own output type would round a second time.
         if inner.output.dtype == "as-base":
             wide = inner.output.model_copy(update={"dtype": "float64" if inner.dtype == "float64" else "float32"})
@@ -114,15 +121,36 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         except OverBudget as error:  # planned with what it needs, to learn what the others need
             short.append(error)
             planned = _plan(inner, error.needed, threads, device, offline)
-        held.append(planned)
+        held.append(planned.peak)
         return staged(planned, f"recipe {len(held)}")
 
+    def updates(inner: Recipe) -> Checkpoint:
+        # Names and orientation are the base's, so that what the stage makes fits it.
+        inner = inner.model_copy(update={"base": inner.base or recipe.base})
+        under, adapters = open_inputs(inner, stage, offline=offline)
+        make = partial(merged_updates, inner, adapters, under=under, version=VERSION, name=f"recipe {len(held) + 1}")
+        try:
+            made, peak = make(memory=share)
+        except OverBudget as error:
+            short.append(error)
+            made, peak = make(memory=error.needed)
+        held.append(peak)
+        return made
+
     base, models = open_inputs(recipe, stage, offline=offline)
-    room = share if short else budget - sum(each.peak for each in held)
+    room = share if short else budget - sum(held)
     donor = None
     try:
-        donor = open_donor(recipe, offline=offline)
-        built = build(recipe, base, models, donor=donor, version=VERSION, memory=room, threads=threads, device=device)
+        if recipe.output.form == "model" and is_many_summed(recipe, models):
+            for each in [*([base] if base else []), *models]:
+                each.source.close()
+            return _plan(around_factors(recipe), budget, threads, device, offline)
+        if recipe.output.form == "model":
+            donor = open_donor(recipe, offline=offline)
+            make = partial(build, donor=donor)
+        else:
+            make = partial(plan_differences)
+        built = make(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
         if short:
             raise short.pop()
     except BaseException as error:
@@ -218,7 +246,7 @@ def _card(plan: Plan, name: str) -> str:
             read_licence(checkpoint.folder) if checkpoint.folder else None,
             plan.has_base and number == 0,
         )
-        for number, checkpoint in enumerate(plan.inputs)
+        for number, checkpoint in enumerate(plan.read)
     ]
     method = ", then ".join(step.method for step in plan.recipe.method)
     return model_card(name, method, plan.recipe.to_yaml(), parents)
@@ -257,13 +285,14 @@ def verify(
             opened.enter_context(_closing(each))
         download(planned.inputs)
         calibrate(planned)
-        output = opened.enter_context(_closing(models.open(folder)))
+        if planned.recipe.output.form == "model":
+            output = opened.enter_context(_closing(models.open(folder))).source
+        else:
+            output = opened.enter_context(closing(open_source(folder / planned.layout.shards[0].filename)))
         tasks = [opened.enter_context(closing(open_task_file(path))) for path in task_files(folder)]
-        found = verify_plan(planned, output.source, sample, tasks)
-    now = [planned.fingerprints[str(number)] for number in range(len(planned.inputs))]
-    changed = tuple(
-        checkpoint.reference for checkpoint, a, b in zip(planned.inputs, before, now, strict=False) if a != b
-    )
+        found = verify_plan(planned, output, sample, tasks)
+    now = [planned.fingerprints[str(number)] for number in range(len(planned.read))]
+    changed = tuple(checkpoint.reference for checkpoint, a, b in zip(planned.read, before, now, strict=False) if a != b)
     return Verification(found.checked, found.differing, changed)
 
 

@@ -30,7 +30,7 @@ def merge(
     carry_out(planned, out, fresh=fresh, as_json=as_json, quiet=quiet)
 
 
-def carry_out(planned: runs.Plan, out: Path, *, fresh: bool, as_json: bool, quiet: bool) -> None:
+def carry_out(planned: runs.Plan, out: Path, *, fresh: bool = False, as_json: bool, quiet: bool) -> None:
     """Runs a plan with a bar, and says what came of it."""
     runs.check_output(planned, out)
     try:
@@ -46,5 +46,7 @@ def carry_out(planned: runs.Plan, out: Path, *, fresh: bool, as_json: bool, quie
         f"{out}: {format_bytes(receipt.nbytes)} in {format_seconds(receipt.seconds)}"
         f"{', resumed' if receipt.resumed else ''}; memory {peak} of {format_bytes(receipt.memory['planned'])} planned"
     )
+    if receipt.truncation:
+        typer.echo(f"relative error of cutting to the planned ranks: {receipt.truncation['relative_error']:.3g}")
     if receipt.non_finite:
         typer.echo(f"warning: values that are not finite in {', '.join(receipt.non_finite)}", err=True)

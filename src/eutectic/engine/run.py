@@ -85,6 +85,7 @@ def run(
             plan.schedule.threads,
             resumed,
             plan.writes,
+            dict(plan.losses()) if plan.losses is not None else {},
         )
         _write_text(staging.folder / RECIPE, plan.recipe.to_yaml())
         _write_text(staging.folder / "README.md", card)

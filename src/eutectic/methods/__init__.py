@@ -26,6 +26,7 @@ from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.peft import peft
 from eutectic.methods.regmean import regmean
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
@@ -58,6 +59,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         nearswap,
         nuslerp,
         passthrough,
+        peft,
         regmean,
         slerp,
         tall_masks,

@@ -13,16 +13,20 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
+from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, cast, get_args, get_origin
 
+from eutectic.adapters.factors import Factors
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.extras import Extra, Outputs, Specialise
-from eutectic.methods.site import Site
+from eutectic.methods.site import Coordinates, Site
 from eutectic.numerics.stages import Fused
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Calibrated, Norm, Statistic
 
 P = ParamSpec("P")
+#: What a method returns: a tensor, with extras where it has any; in the domain FACTORS a combine may return factors,
+#: and a transform coordinates.
+Made = Tensor | Outputs | Factors | Coordinates
 
 
 @dataclass(frozen=True)
@@ -59,11 +63,15 @@ class Domain(enum.Enum):
 
     Embeddings, positions, heads and parameters that are no maps (norms, scales, states) are matrices in shape only.
     What becomes of the others is `elsewhere`'s to say; a transform leaves them as they are.
+
+    FACTORS is another view of the same sites: a method gets the adapters' stored factors (`site.factors`) instead of
+    their products, and every model of the recipe must be an adapter.
     """
 
     ANY = "tensors"
     MATRIX = "matrices"
     LINEAR = "linear maps"
+    FACTORS = "stored factors"
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,13 @@ class Needs:
         random: draws from `site.key`; its result depends on the recipe's seed.
         float64: wants its tensors in double precision.
         scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype; or a function
-            `(n, shape)` that returns elements of the work dtype, where it depends on more than their product.
+            `(n, shape)` that returns elements of the work dtype, where it depends on more than their product. In the
+            domain FACTORS: in copies of all factors of the site, and `dense` in copies of (d_out, d_in) beside them.
+        dense: see `scratch`.
+        basis: of a transform in the domain FACTORS, which sides of its `Coordinates` are at most as long as the sum of
+            the ranks R: `out` makes them (min(d_out, R), d_in), `both` (min(d_out, R), min(d_in, R)).
+        rank: of a combine in the domain FACTORS, the rank of its result: the `sum` of the adapters' ranks, their `max`,
+            or any (`full`: it returns a dense update).
     """
 
     base: bool = False
@@ -136,6 +150,9 @@ class Needs:
     random: bool = False
     float64: bool = False
     scratch: float | Callable[[int, tuple[int, ...]], float] = 3.0
+    dense: float = 0.0
+    basis: Literal["none", "out", "both"] = "none"
+    rank: Literal["sum", "max", "full"] = "sum"
 
     def scratch_elements(self, n: int, shape: tuple[int, ...]) -> float:
         """Returns the peak extra memory of the torch function on n models of a shape, in elements."""
@@ -152,6 +169,8 @@ class Laws:
         identity: n copies of one model give that model.
         shift: adding one tensor to the base and every model adds it to the result.
         scale: multiplying base and models by a power of two multiplies the result.
+        gauge: factors (B R, R^-1 A) in place of (B, A), which are the same update, do not change the result. Methods
+            that never see factors have it.
     """
 
     symmetric: bool
@@ -159,6 +178,7 @@ class Laws:
     identity: bool
     shift: bool
     scale: bool
+    gauge: bool = True
 
 
 @dataclass(frozen=True)
@@ -248,7 +268,7 @@ class Method(Generic[P]):
     """
 
     name: str
-    function: Callable[Concatenate[Site, P], Tensor | Outputs]
+    function: Callable[Concatenate[Site, P], Made]
     combines: bool
     paper: Paper
     laws: Laws
@@ -268,7 +288,11 @@ class Method(Generic[P]):
     def outputs(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Outputs:
         """Returns the merged tensor (of a transform, the new deltas) and the extras."""
         made = self.function(site, *args, **kwargs)
-        return made if isinstance(made, Outputs) else Outputs(made)
+        return made if isinstance(made, Outputs) else Outputs(cast(Tensor, made))
+
+    def on_factors(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Made:
+        """Calls the function of a method in the domain FACTORS, whose result may be factors or coordinates."""
+        return self.function(site, *args, **kwargs)
 
     def needs_for(self, hyperparameters: dict[str, Any]) -> Needs:
         """Returns the needs under these hyperparameters."""
@@ -365,11 +389,11 @@ def _wrap(
     elsewhere: Callable[..., Elsewhere],
     extras: tuple[Extra, ...] = (),
     specialise: Specialise | None = None,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     if bool(extras) != (specialise is not None):
         raise TypeError("a method declares extras and how a task's tensor comes back from them, or neither")
 
-    def wrapper(function: Callable[Concatenate[Site, P], Tensor | Outputs]) -> Method[P]:
+    def wrapper(function: Callable[Concatenate[Site, P], Made]) -> Method[P]:
         docs = _docs(inspect.getdoc(function) or "")
         entries = list(inspect.signature(function).parameters.values())[1:]
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
@@ -392,7 +416,7 @@ def combine(
     elsewhere: Callable[..., Elsewhere] = averaged,
     extras: tuple[Extra, ...] = (),
     specialise: Specialise | None = None,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that makes one tensor `(*shape)` of n, and with `extras` something for each model besides."""
     return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, elsewhere, extras, specialise)
 
@@ -406,6 +430,6 @@ def transform(
     calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
     return _wrap(False, paper, needs, laws, folds, calibrated, fused, vary, averaged)

@@ -1,6 +1,6 @@
 """A plan: every output tensor with its fate, where its bytes come from, and what running it will cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -182,7 +182,11 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Plan:
-    """All a run needs to know. Nothing but headers was read to make it."""
+    """All a run needs to know. Nothing but headers was read to make it.
+
+    `losses` is there when the output is an adapter, whose tensors are copied from a source that makes them: it tells,
+    once they are made, what cutting them to their rank lost.
+    """
 
     recipe: Recipe
     inputs: tuple[Checkpoint, ...]
@@ -203,6 +207,7 @@ class Plan:
     job: str
     fingerprints: Mapping[str, str]
     tasks: ShardLayout
+    losses: Callable[[], Mapping[str, Any]] | None = None
     demands: tuple[Demand, ...] = ()
     calibration: Calibration | None = None
 
@@ -210,6 +215,11 @@ class Plan:
     def files(self) -> ShardLayout:
         """Every file that is written at known offsets: one a task, then the weights, which are made whole last."""
         return ShardLayout(self.tasks.shards + self.layout.shards, self.layout.index)
+
+    @property
+    def read(self) -> tuple[Checkpoint, ...]:
+        """The inputs that are read; the last one of an adapter's plan is made from the others instead."""
+        return self.inputs if self.losses is None else self.inputs[:-1]
 
     @property
     def peak(self) -> int:

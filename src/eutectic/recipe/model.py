@@ -275,6 +275,12 @@ class Output(Part):
         dtype: the type of the written tensors; `as-base` keeps the base's, or the first model's without a base.
         shard_size: largest weight file, in bytes; written as a number or as `5GB`.
         tokenizer: `base` or a model, whose tokenizer is copied; by default the base's, or the first model's.
+        form: a `model`; an `adapter`, a PEFT folder of low-rank factors; or a `delta`, the merged difference from the
+            base as dense tensors.
+        rank: the most an adapter's updates may have. Without `rank` and `error` nothing is cut off.
+        error: the share of each update's norm that an adapter may lose; ranks follow, tensor by tensor.
+        rest: what becomes of tensors that differ and that factors cannot hold, such as norms: refused, stored in full
+            beside the factors, or left out.
         chat_template: `auto` (what most models have), `base` or a model, a known one (`chatml` ...), or Jinja text; by
             default the tokenizer's own.
     """
@@ -282,6 +288,10 @@ class Output(Part):
     dtype: Literal["as-base", "float32", "bfloat16", "float16", "float64"] = "as-base"
     shard_size: Size = 5 * 10**9
     tokenizer: Text | None = None
+    form: Literal["model", "adapter", "delta"] = "model"
+    rank: Annotated[StrictInt, Field(ge=1, lt=10**6)] | None = None
+    error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rest: Literal["error", "save", "drop"] = "error"
     chat_template: Annotated[str, PlainValidator(_read_template)] | None = None
 
 

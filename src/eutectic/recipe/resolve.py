@@ -2,7 +2,7 @@
 
 import fnmatch
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -29,6 +29,17 @@ class ResolvedStep:
     method: Method[Any]
     values: Mapping[str, object]
     coefficients: Mapping[str, NanWeights]
+
+    def only(self, present: Sequence[int], n: int) -> "ResolvedStep":
+        """Returns the step with the per-model values of some of the n models: those that hold the tensor."""
+        if len(present) == n:
+            return self
+        per_model = {own.name for own in self.method.parameters if own.bounds.per_model}
+        values = {
+            name: tuple(value[at] for at in present) if name in per_model and isinstance(value, tuple) else value
+            for name, value in self.values.items()
+        }
+        return ResolvedStep(self.method, values, self.coefficients)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,12 @@ def _choice(part: type[Part], key: str) -> Schema:
 
 def _output() -> Schema:
     size = {"type": ["integer", "string"], "description": "largest weight file, such as 5GB", "default": "5GB"}
-    return _object({"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT, "chat_template": _TEXT})
+    rank = {"type": "integer", "minimum": 1, "description": "the most an adapter's updates may have"}
+    error = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    error["description"] = "the share of each update's norm that an adapter may lose"
+    own = {"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT, "chat_template": _TEXT}
+    forms = {"form": _choice(Output, "form"), "rank": rank, "error": error, "rest": _choice(Output, "rest")}
+    return _object(own | forms)
 
 
 def _calibration() -> Schema:

@@ -80,9 +80,13 @@ def test_images_go_through_the_models_own_processor(tmp_path: Path) -> None:
     )
     image.new("RGB", (20, 10), (255, 0, 0)).save(tmp_path / "a.png")
     processor = Processor(Checkpoint("m", MemorySource({}), tmp_path), None, 6)
-    batch = processor.batch([Sample(image=tmp_path / "a.png")], "data")
-    assert batch.inputs["pixel_values"].shape == (1, 3, 8, 8)
-    assert batch.masks == ()
+    for given in (tmp_path / "a.png", image.open(tmp_path / "a.png")):
+        batch = processor.batch([Sample(image=given)], "data")
+        assert batch.inputs["pixel_values"].shape == (1, 3, 8, 8)
+        assert batch.masks == ()
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with pytest.raises(CalibrationError, match="b.png: expected an image file"):
+        processor.batch([Sample(image=tmp_path / "b.png")], "data")
 
 
 def test_digest_is_of_the_files_that_matter(processor: Processor, tmp_path: Path) -> None:

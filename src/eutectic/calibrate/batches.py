@@ -114,12 +114,7 @@ class Processor:
             if not len(found.get("input_ids", ())):
                 raise CalibrationError(f"{where}: expected text with tokens in it, found {row.text[:40]!r}")
         if row.image is not None:
-            image = load("PIL.Image", f"{where}: reading images")
-            try:
-                with image.open(row.image) as opened:
-                    pixels = self._pixels()(images=opened.convert("RGB"), return_tensors="np")
-            except OSError as error:
-                raise CalibrationError(f"{row.image}: expected an image file, found {error}") from error
+            pixels = self._pixels()(images=_opened(row.image, where), return_tensors="np")
             found |= {name: torch.from_numpy(np.asarray(value)[0]) for name, value in pixels.items()}
         return found
 
@@ -142,6 +137,18 @@ class Processor:
         except (OSError, ValueError, KeyError, ImportError, AttributeError, TypeError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise CalibrationError(f"{self.folder}: expected {what}, found none that loads: {reason}") from error
+
+
+def _opened(image: Any, where: str) -> Any:
+    """An image in colours: from a file, or as Pillow opened it."""
+    if hasattr(image, "convert"):
+        return image.convert("RGB")
+    pillow = load("PIL.Image", f"{where}: reading images")
+    try:
+        with pillow.open(image) as opened:
+            return opened.convert("RGB")
+    except OSError as error:
+        raise CalibrationError(f"{image}: expected an image file, found {error}") from error
 
 
 def _stack(rows: list[dict[str, Any]], padding: int, where: str) -> tuple[dict[str, Tensor], tuple[Tensor, ...]]:

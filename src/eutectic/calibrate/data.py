@@ -45,10 +45,17 @@ class Columns:
 
 @dataclass(frozen=True)
 class Sample:
-    """One thing to show a model: a text, an image's file, both (CLIP), or ready inputs by the names the model takes."""
+    """One thing to show a model: a text, an image, both (CLIP), or ready inputs by the names the model takes.
+
+    Attributes:
+        text: what is tokenised.
+        image: a file, or an image that Pillow opened already.
+        inputs: arrays by name.
+        label: its class.
+    """
 
     text: str | None = None
-    image: Path | None = None
+    image: Any = None
     inputs: Mapping[str, Array] | None = None
     label: int | str | None = None
 
@@ -133,7 +140,9 @@ def _from_table(rows: Iterator[Mapping[str, Any]], where: str, columns: Columns,
             if label is None or label == "":
                 raise CalibrationError(f"{where}: row {number}: expected a label under {columns.label!r}, found none")
             label = int(label) if isinstance(label, str) and label.lstrip("-").isdigit() else label
-        yield Sample(text, None if image is None else folder / str(image), label=label)
+        if image is not None and not hasattr(image, "convert"):
+            image = folder / str(image)
+        yield Sample(text, image, label=label)
 
 
 def _open(path: Path) -> Any:
@@ -287,7 +296,9 @@ def _digest(rows: Sequence[Sample]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         digest.update(f"{row.text!r} {row.label!r}\0".encode())
-        if row.image is not None:
+        if hasattr(row.image, "convert"):
+            digest.update(f"{row.image.size} {row.image.mode}\0".encode() + row.image.tobytes())
+        elif row.image is not None:
             try:
                 digest.update(hashlib.sha256(row.image.read_bytes()).digest())
             except OSError as error:

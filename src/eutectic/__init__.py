@@ -10,7 +10,8 @@ receipt = eutectic.run(plan, out="merged/")
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import eutectic.plan  # noqa: F401  see the last line
+import eutectic.calibrate
+import eutectic.plan  # noqa: F401  the same
 from eutectic.about import VERSION as __version__  # noqa: N811
 from eutectic.errors import (
     CalibrationError,
@@ -34,8 +35,20 @@ if TYPE_CHECKING:
     )
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, specialise, verify
+    from eutectic.api.runs import (
+        Plan,
+        Receipt,
+        TensorDifference,
+        Verification,
+        calibrate,
+        diff,
+        plan,
+        run,
+        specialise,
+        verify,
+    )
     from eutectic.api.soups import Soup, greedy_soup
+    from eutectic.api.statistics import Statistics, statistics
 
 __all__ = [
     "AdapterInspection",
@@ -53,10 +66,12 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Soup",
+    "Statistics",
     "TensorDifference",
     "UndeclaredNeed",
     "Verification",
     "__version__",
+    "calibrate",
     "diff",
     "extract_adapter",
     "fold_adapters",
@@ -71,6 +86,7 @@ __all__ = [
     "rule",
     "run",
     "specialise",
+    "statistics",
     "verify",
 ]
 
@@ -86,8 +102,20 @@ _HOMES = {
     ),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "specialise", "verify"),
+    "runs": (
+        "Plan",
+        "Receipt",
+        "TensorDifference",
+        "Verification",
+        "calibrate",
+        "diff",
+        "plan",
+        "run",
+        "specialise",
+        "verify",
+    ),
     "soups": ("Soup", "greedy_soup"),
+    "statistics": ("Statistics", "statistics"),
 }
 
 
@@ -105,6 +133,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# A package binds its parts' names when they are first imported. The part `plan` has been, above, so that it will
-# not take the place of the verb later; its name is the verb's.
-del globals()["plan"]
+# A package binds its parts' names when they are first imported. The parts `calibrate` and `plan` have been, above,
+# so that they will not take the place of the verbs later; their names are the verbs'.
+del globals()["calibrate"], globals()["plan"]

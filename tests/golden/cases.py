@@ -40,9 +40,10 @@ def not_built() -> frozenset[str]:
     return frozenset(line for line in lines if line)
 
 
-def families_here() -> list[Path]:
-    """Returns the folders of cases beside this file."""
-    return sorted(path for path in HERE.iterdir() if path.is_dir() and not path.name.startswith((".", "__")))
+def families() -> list[Path]:
+    """Returns the families beside this file: folders whose folders hold a case.json, or params.json."""
+    facts = (path for name in ("case.json", "params.json") for path in HERE.glob(f"*/*/{name}"))
+    return sorted({path.parents[1] for path in facts})
 
 
 def find(family: Path) -> list[Case]:

@@ -16,11 +16,15 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sample:
-    """Models around a base; every number is a small multiple of a power of two, so that differences are exact."""
+    """Models around a base; every number is a small multiple of a power of two, so that differences are exact.
+
+    `data` are the seeds of the models' made-up calibration data.
+    """
 
     name: str
     base: torch.Tensor
     models: tuple[torch.Tensor, ...]
+    data: tuple[int, ...] = (0, 1, 2, 3)
 
     def shifted(self) -> "Sample":
         """Adds one tensor to the base and to every model."""
@@ -46,7 +50,7 @@ class Sample:
 
     def permuted(self, order: tuple[int, ...]) -> "Sample":
         """Puts the models in another order."""
-        return replace(self, models=tuple(self.models[at] for at in order))
+        return replace(self, models=tuple(self.models[at] for at in order), data=tuple(self.data[at] for at in order))
 
     def copies(self, tensor: torch.Tensor) -> "Sample":
         """Makes every model that tensor."""
@@ -156,8 +160,9 @@ def others(own: Parameter, n: int) -> list[Any]:
     share = own.bounds.high is not None
     if own.bounds.per_model:
         rows = [(0.25, 1.0, 0.5), (1.0, 1.0, 1.0), (0.0, 0.5, 0.75)] if share else [(0.5, 1.5, -0.25), (2.0, 0.5, 1.0)]
+        rows = [row for row in rows if own.bounds.low is None or min(row) >= own.bounds.low]
         return [row[:n] for row in rows]
-    return [0.25, 1.0] if share else [0.625, -0.5]
+    return [0.25, 1.0] if share else [value for value in (0.625, -0.5) if own.bounds.low is None or value >= 0]
 
 
 def settings(method: Method[Any], party: Party) -> Iterator[tuple[Values, frozenset[str]]]:

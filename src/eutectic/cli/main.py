@@ -20,6 +20,8 @@ from eutectic.errors import EutecticError
 #: What each verb does; the file `eutectic.cli.VERB` has the rest.
 VERBS = {
     "merge": "Merge models by a recipe.",
+    "calibrate": "Take the statistics of data that a recipe asks for, ahead of the merge.",
+    "stats": "List or delete stored statistics of data.",
     "plan": "Show what a merge costs and does.",
     "inspect": "Show names, roles, shapes and types of a model's tensors.",
     "specialise": "Make the model of one task from an output that holds parts for several.",

@@ -7,7 +7,7 @@ import typer
 
 from eutectic.api import runs
 from eutectic.cli.bar import Bar
-from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Threads
+from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Store, Threads
 from eutectic.cli.show import Failure, put
 from eutectic.errors import EutecticError
 from eutectic.quantities import format_bytes, format_seconds
@@ -21,11 +21,12 @@ def merge(
     device: Device = "cpu",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
     offline: Offline = False,
+    store: Store = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Merge models by a recipe. Run the same command again to resume after a stop."""
-    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline, store=store)
     carry_out(planned, out, fresh=fresh, as_json=as_json, quiet=quiet)
 
 

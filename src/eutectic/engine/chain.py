@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from eutectic.checkpoint.source import Buffer
+from eutectic.engine.measurements import Measurements
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods.extras import BIT
 from eutectic.methods.site import Site
@@ -20,6 +21,7 @@ from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
 from eutectic.numerics.stages import Combination, Stage
 from eutectic.numerics.tensors import Tensor, load, torch
+from eutectic.plan.demands import read_by
 from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.steps import Merged
 from eutectic.stats.fold import Scope, Seen, Statistic
@@ -43,9 +45,19 @@ class Chain:
         device: where torch computes; the fused kernels serve `cpu` only.
         stage: the recipe the site belongs to when that is an input of another; two stages with one seed must not
             draw the same masks, or the second would drop nothing more and rescale all the same.
+        measured: what calibration found.
     """
 
-    def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu", stage: str = "") -> None:
+    def __init__(
+        self,
+        site: Merged,
+        seed: int,
+        double: bool,
+        device: str = "cpu",
+        stage: str = "",
+        measured: Measurements | None = None,
+    ) -> None:
+        self._measured = measured
         self.site = site
         self.part = part_of(site)
         self.key = Key(seed, f"{stage}/{site.spec.name}" if stage else site.spec.name)
@@ -219,11 +231,20 @@ class Chain:
         for step in range(position + 1):
             view = self._view(step) if step < position or self._ready(position) else None
             key = Key(self.key.seed, self.key.name, step, rows.start)
-            results = {} if view is None else view.results
+            results = {} if view is None else {**view.results, **self._of_data(step, rows.start, shape)}
             site = replace(site, key=key, results=results)
             if step < position:
                 site = site.with_deltas(self.site.steps[step].method(site, **self._tensors(step, site)))
         return site
+
+    def _of_data(self, position: int, start: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What calibration found of this slice, by the names that the method at `position` reads."""
+        read = read_by(self.site.steps[position], len(self.site.models))
+        if not read:
+            return {}
+        if self._measured is None:
+            raise UndeclaredNeed(f"{self.site.spec.name}: its method reads calibration's results, and there are none")
+        return {name: self._measured.read(found, self.site, start, shape) for name, found in read.items()}
 
     def _ready(self, position: int) -> bool:
         return all(Request(position, fold) in self.results for fold in self.folds(position).values())

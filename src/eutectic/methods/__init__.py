@@ -15,6 +15,7 @@ from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
 from eutectic.methods.doge import doge
 from eutectic.methods.emr import emr
+from eutectic.methods.fisher import fisher
 from eutectic.methods.geometric_median import geometric_median
 from eutectic.methods.iso_c import iso_c
 from eutectic.methods.iso_cts import iso_cts
@@ -26,6 +27,7 @@ from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
 from eutectic.methods.peft import peft
+from eutectic.methods.regmean import regmean
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
@@ -46,6 +48,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         dare,
         doge,
         emr,
+        fisher,
         geometric_median,
         iso_c,
         iso_cts,
@@ -57,6 +60,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         nuslerp,
         passthrough,
         peft,
+        regmean,
         slerp,
         tall_masks,
         task_arithmetic,

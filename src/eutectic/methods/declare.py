@@ -21,7 +21,7 @@ from eutectic.methods.extras import Extra, Outputs, Specialise
 from eutectic.methods.site import Coordinates, Site
 from eutectic.numerics.stages import Fused
 from eutectic.numerics.tensors import Tensor
-from eutectic.stats.fold import Statistic
+from eutectic.stats.fold import Calibrated, Norm, Statistic
 
 P = ParamSpec("P")
 #: What a method returns: a tensor, with extras where it has any; in the domain FACTORS a combine may return factors,
@@ -44,6 +44,8 @@ Fraction = Annotated[float, Bounds(0.0, 1.0)]
 NonNegative = Annotated[float, Bounds(0.0)]
 #: One number per model; arrives as a tensor of shape (n, 1, ..., 1), ready to broadcast against the site.
 PerModel = Annotated[Tensor, Bounds(per_model=True)]
+#: One number of at least 0 per model.
+PerModelWeight = Annotated[Tensor, Bounds(0.0, per_model=True)]
 #: One share in [0, 1] per model.
 PerModelFraction = Annotated[Tensor, Bounds(0.0, 1.0, per_model=True)]
 
@@ -254,6 +256,7 @@ class Method(Generic[P]):
         needs: what the engine must give it; `needs_for(hyperparameters)` where it depends on them.
         laws: what the law tests hold it to.
         folds: the statistics it reads through `site.fold(name)`, given its hyperparameters (per-model ones as tuples).
+        calibrated: those that take data and the models' own forward or backward passes, read in the same way.
         fused: the same function as data for the fused CPU kernels, given a site without values and the
             hyperparameters (per-model ones as tuples); None where the kernels cannot express it. May return None for
             hyperparameters they cannot express.
@@ -272,6 +275,7 @@ class Method(Generic[P]):
     needs: Needs
     vary: Callable[..., Needs] | None
     folds: Callable[..., Mapping[str, Statistic]]
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]]
     fused: Callable[..., Fused | None] | None
     elsewhere: Callable[..., Elsewhere]
     parameters: tuple[Parameter, ...]
@@ -307,6 +311,7 @@ class Method(Generic[P]):
             needs=Needs(base=True, locality=Locality.ELEMENT, scratch=0.0),
             vary=None,
             folds=no_folds,
+            calibrated=no_data,
             fused=_no_stages,
         )
 
@@ -326,6 +331,11 @@ def _unchanged(site: Site, /, *_: object, **__: object) -> Tensor:
 
 def _no_stages(_: Site, **__: object) -> Fused:
     return ()
+
+
+def no_data(**_: object) -> Mapping[str, Calibrated | Norm]:
+    """Returns no statistics of data: the method looks at weights alone."""
+    return {}
 
 
 def averaged(n: int, **_: object) -> Elsewhere:
@@ -373,6 +383,7 @@ def _wrap(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]],
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]],
     fused: Callable[..., Fused | None] | None,
     vary: Callable[..., Needs] | None,
     elsewhere: Callable[..., Elsewhere],
@@ -387,7 +398,7 @@ def _wrap(
         entries = list(inspect.signature(function).parameters.values())[1:]
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
         name = function.__name__
-        declared = (paper, laws, needs, vary, folds, fused, elsewhere, parameters, extras, specialise)
+        declared = (paper, laws, needs, vary, folds, calibrated, fused, elsewhere, parameters, extras, specialise)
         return Method(name, function, combines, *declared)
 
     return wrapper
@@ -399,6 +410,7 @@ def combine(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: Callable[..., Elsewhere] = averaged,
@@ -406,7 +418,7 @@ def combine(
     specialise: Specialise | None = None,
 ) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that makes one tensor `(*shape)` of n, and with `extras` something for each model besides."""
-    return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere, extras, specialise)
+    return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, elsewhere, extras, specialise)
 
 
 def transform(
@@ -415,8 +427,9 @@ def transform(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
     fused: Callable[..., Fused | None] | None = None,
     vary: Callable[..., Needs] | None = None,
 ) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
-    return _wrap(False, paper, needs, laws, folds, fused, vary, averaged)
+    return _wrap(False, paper, needs, laws, folds, calibrated, fused, vary, averaged)

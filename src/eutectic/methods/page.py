@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eutectic.methods.declare import Domain, Method, Parameter
+from eutectic.methods.declare import Domain, Method, Parameter, no_data
 
 
 def describe(method: Method[Any]) -> dict[str, Any]:
@@ -130,6 +130,8 @@ def _wants(method: Method[Any], *, always: bool = False) -> list[str]:
     wants = (["a base"] if needs.base else []) + (["adapters only"] if _on_factors(method) else [])
     if always or (needs.models.low, needs.models.high) != (1, None):
         wants += [f"{count}{' (the base may be one)' if needs.base_counts else ''}"]
+    if method.calibrated is not no_data:
+        wants += ["data"]
     return wants + (["a seed"] if needs.random else [])
 
 
@@ -160,7 +162,8 @@ def _example(method: Method[Any]) -> list[str]:
     if not method.combines:
         chain = ["method:", f"  - {step}", "  - task_arithmetic"]
     base = ["base: base"] if method.needs.base or not method.combines else []
-    return [*base, f"models: [{', '.join(models)}]", *chain]
+    data = ["calibration:", "  data: texts.jsonl"] if method.calibrated is not no_data else []
+    return [*base, f"models: [{', '.join(models)}]", *chain, *data]
 
 
 def _described(own: Parameter) -> str:

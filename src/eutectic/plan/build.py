@@ -14,6 +14,7 @@ from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out, lay_out_one
 from eutectic.errors import RecipeError
 from eutectic.layout.match import compare
 from eutectic.methods.extras import BIT
+from eutectic.plan.demands import demands
 from eutectic.plan.fates import Decider
 from eutectic.plan.files import output_files
 from eutectic.plan.memory import schedule
@@ -110,6 +111,7 @@ def build(
         job_of(recipe, fingerprints, (*layout.shards, *tasks.shards), sidecars, version, device),
         fingerprints,
         tasks,
+        demands=demands(fates.merged),
     )
 
 

@@ -36,6 +36,10 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         ),
         f"threads   {plan.schedule.threads} on {plan.device}, slices of {plan.schedule.slice_elements:,} elements",
     ]
+    if plan.calibration is not None:
+        left = "" if plan.calibration.operations else "; all results are stored already"
+        lines.append(f"data      {format_bytes(plan.calibration.peak)} at most for calibration{left}")
+        lines += [f"pass      {said}" for said in plan.calibration.said]
     if plan.tasks.shards:
         kinds = sorted({f"{s.steps[-1].method.name}.{extra.name}" for s in plan.merged for extra in s.extras})
         lines.append(
@@ -128,9 +132,20 @@ def describe(plan: "Plan") -> dict[str, Any]:
             ]
             for site in plan.merged
         },
+        "aside": {site.spec.name: site.aside for site in plan.merged if site.aside},
         "copied": {each.spec.name: each.why for each in plan.copied},
         "dropped": {each.name: each.why for each in plan.dropped},
         "notes": list(plan.notes),
+        "calibration": None
+        if plan.calibration is None
+        else {
+            "passes": list(plan.calibration.said),
+            "finished": list(plan.calibration.finished),
+            "results": list(plan.calibration.digests),
+            "peak": plan.calibration.peak,
+            "operations": plan.calibration.operations,
+            "store": str(plan.calibration.store),
+        },
         "left_out": {each.name: each.why for each in plan.left_out},
     }
 

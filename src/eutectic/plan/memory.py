@@ -23,6 +23,8 @@ HELD = 16 << 20
 SLACK = 24 << 20
 #: What torch frees stays with the C allocator, in pieces the next temporary may not fit: measured, twice what is live.
 KEPT = 2
+#: Pieces from this size on go back to the system at once (the greatest threshold of glibc's malloc).
+MAPPED = 32 << 20
 
 
 #: Rows of a slice begin at multiples of this many bytes.
@@ -77,7 +79,12 @@ def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool, wholes:
     scratch = [0.0] if fused else [_scratch(step, n, shape) for step in site.steps]
     scratch += [statistic.scratch(n, shape) for statistic in wholes]
     live = int(work * (elements * (len(site.feeds) + n + 2) + max(scratch)))
-    return rows + out + KEPT * live
+    return rows + out + _kept(elements * work) * live
+
+
+def _kept(piece: int) -> int:
+    """How much memory stays with the allocator for what is live, in temporaries of this size."""
+    return KEPT if piece < MAPPED else 1
 
 
 def _scratch(step: ResolvedStep, n: int, shape: tuple[int, ...]) -> float:
@@ -108,7 +115,8 @@ class _Costs:
     def lane_of(self, site: Merged) -> int:
         """What one thread more takes that works on a site which is whole."""
         n, shape, double = len(site.models), site.spec.shape, self.double[id(site)]
-        return KEPT * int((8 if double else 4) * max(_scratch(step, n, shape) for step in site.steps))
+        work = 8 if double else 4
+        return _kept(site.spec.numel * work) * int(work * max(_scratch(step, n, shape) for step in site.steps))
 
     def sliced(self, elements: int) -> int:
         """The dearest slice of that many elements."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eutectic.checkpoint.remote import missing
@@ -14,6 +15,7 @@ from eutectic.methods.extras import Extra
 from eutectic.plan.explain import describe, explain
 from eutectic.recipe.model import Recipe
 from eutectic.recipe.resolve import ResolvedStep
+from eutectic.stats.fold import Calibrated
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,47 @@ class Dropped:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """Results of calibration that sites read: of one model on its data, at some tensors.
+
+    Attributes:
+        statistic: what is taken.
+        source: position in `Plan.inputs` of the model whose data it is, and whose weights unless the statistic says
+            the base's or the merged ones.
+        tensors: names in that model; those of an adapter are the base's.
+    """
+
+    statistic: Calibrated
+    source: int
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration does before a merge, and where its results are kept.
+
+    Attributes:
+        store: the folder of results.
+        digests: of each of the plan's demands: its folder in the store.
+        finished: whether each demand's results are there already.
+        said: what each pass does, in words.
+        peak: bytes that it holds at most.
+        operations: multiplications and additions of what is still to be done.
+        digest: of all that decides the results.
+        job: the plan's own digest, without the data.
+    """
+
+    store: Path
+    digests: tuple[str, ...]
+    finished: tuple[bool, ...]
+    said: tuple[str, ...]
+    peak: int
+    operations: float
+    digest: str
+    job: str
+
+
+@dataclass(frozen=True)
 class Memory:
     """What a run holds at most, in bytes, the interpreter and libraries not counted."""
 
@@ -165,6 +208,8 @@ class Plan:
     fingerprints: Mapping[str, str]
     tasks: ShardLayout
     losses: Callable[[], Mapping[str, Any]] | None = None
+    demands: tuple[Demand, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def files(self) -> ShardLayout:
@@ -179,7 +224,7 @@ class Plan:
     @property
     def peak(self) -> int:
         """Bytes the run holds at most, the interpreter and libraries not counted."""
-        return self.memory.peak
+        return max(self.memory.peak, self.calibration.peak if self.calibration else 0)
 
     @property
     def downloads(self) -> int:

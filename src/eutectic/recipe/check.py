@@ -9,6 +9,7 @@ from eutectic.errors import RecipeError, nearest
 from eutectic.layout.roles import Role
 from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Domain
+from eutectic.recipe.calibration import for_model
 from eutectic.recipe.chain import Bound, ambiguous, bind_loosely, check_value, miscount, owners
 from eutectic.recipe.model import BASE, ModelEntry, Output, Recipe, Rule, Slice, Step
 from eutectic.recipe.values import Coefficient, NanWeights, Value, show
@@ -91,6 +92,7 @@ class _Checker:
             yield from self.rule(("rules", place), rule)
         yield from self.form()
         yield from self.policies()
+        yield from self.calibration()
         if self.complete:
             yield from self.absent()
 
@@ -293,6 +295,28 @@ class _Checker:
         for token, source in policy.tokens.items():
             if source.model is not None:
                 yield from self.known(("vocabulary", "tokens", token, "model"), source.model)
+
+    def calibration(self) -> Iterator[Problem]:
+        """Data for every model, and for none that there is not."""
+        said = self.recipe.calibration
+        if said is None:
+            return
+        if self.stage:
+            yield Problem(
+                ("calibration",), "expected calibration in the outermost recipe alone; merge this stage first"
+            )
+        tables = {"data": said.data, "samples": said.samples}
+        tables |= {} if said.head is None else {"head": said.head.weights}
+        for key, table in tables.items():
+            for name in table:
+                if name != "*":
+                    yield from self.known(("calibration", key), name, base=False)
+            if key == "data" and "*" not in table and self.complete:
+                for name in self.recipe.names:
+                    if for_model(table, name) is None and self.recipe.find(name) is not None:
+                        yield Problem(
+                            ("calibration", key), f"expected data for every model, found none for {show(name)}"
+                        )
 
     def absent(self) -> Iterator[Problem]:
         """What is missing: a base, models, sources, required values."""

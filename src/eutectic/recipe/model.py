@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.quantities import parse_bytes
+from eutectic.recipe.calibration import Calibration
 from eutectic.recipe.document import dump
 from eutectic.recipe.values import Part, Text, Value, plain_value, read_text, read_value, show
 from eutectic.recipe.vocabulary import Vocabulary
@@ -313,6 +314,7 @@ class Recipe(Part):
     vocabulary: Vocabulary = Vocabulary()
     non_finite: Literal["error", "keep"] = "error"
     pickles: StrictBool = False
+    calibration: Calibration | None = None
     output: Output = Output()
     root: Path | None = Field(default=None, exclude=True, repr=False)
 
@@ -341,7 +343,11 @@ class Recipe(Part):
             written["slices"] = [piece.plain() for piece in self.slices]
         if self.vocabulary != Vocabulary():
             written["vocabulary"] = self.vocabulary.plain()
-        options = self.model_dump(exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root"})
+        if self.calibration is not None:
+            written["calibration"] = self.calibration.plain()
+        options = self.model_dump(
+            exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root", "calibration"}
+        )
         return written | options
 
     def to_yaml(self) -> str:

@@ -8,6 +8,7 @@ shows it every slice of the statistic's scope through `update`, joins the worker
 
 import enum
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -180,3 +181,61 @@ class Statistic(Protocol):
     def nbytes(self, parts: list[Part], n: int) -> int:
         """Bytes of one state."""
         ...
+
+
+class Sees(enum.Enum):
+    """What calibration shows a statistic at a tensor."""
+
+    INPUTS = "inputs"  #: rows that a linear map multiplies, (rows, width)
+    NORMALISED = "normalised"  #: rows that a norm's scale multiplies, (rows, width)
+    GRADIENTS = "gradients"  #: derivatives in the tensor's own shape
+
+
+class Calibrated(ABC):
+    """A statistic of what passes through a model, which calibration computes and keeps on disk; a fold like the others.
+
+    Implementations are frozen dataclasses, hashable by value. Each result is one tensor a model and tensor of weights,
+    with the number of rows (or samples) that it was made from. A method that sees slices is handed the slice of a
+    result that is `aligned`; of any other it is handed all, one model at a time (`stats.store.Measured`).
+    """
+
+    #: What it is computed from.
+    origin: Origin
+    #: Whose weights the data is passed through; results are always one a model.
+    of: Of = Of.EACH
+    #: Whether a result has the shape of the tensor it is about.
+    aligned: bool = False
+    #: Whether a result is symmetric in its last two axes, so that half of it need be kept.
+    symmetric: bool = False
+
+    @property
+    def key(self) -> str:
+        """What names it in digests and lists."""
+        return repr(self)
+
+    @abstractmethod
+    def takes(self, sees: Sees) -> bool:
+        """Whether it has a result at tensors that are shown this."""
+
+    @abstractmethod
+    def init(self, shape: tuple[int, ...]) -> Tensor:
+        """Returns an empty state, given the shape of what one row (or gradient) will be."""
+
+    @abstractmethod
+    def update(self, state: Tensor, seen: Tensor) -> None:
+        """Adds rows `(..., rows, width)`, or one gradient, to the state."""
+
+    @abstractmethod
+    def finish(self, state: Tensor, count: int) -> Tensor:
+        """Returns the result in float32 from the state and the number of rows or samples it has seen."""
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """Joins the states of disjoint data; may change `left`."""
+        return left.add_(right)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The Euclidean norm of a calibrated statistic over all tensors of a merge that read it: n numbers."""
+
+    over: Calibrated

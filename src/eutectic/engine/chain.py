@@ -5,7 +5,7 @@ torch functions. A plan takes one way for a site and keeps it.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 from eutectic.checkpoint.source import Buffer
@@ -15,7 +15,7 @@ from eutectic.numerics import kernels
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
-from eutectic.numerics.stages import Combination, Stage
+from eutectic.numerics.stages import Combination, Stage, apply
 from eutectic.numerics.tensors import Tensor, load, torch
 from eutectic.plan.steps import Merged
 from eutectic.stats.fold import Part, Scope, Seen, Statistic
@@ -110,16 +110,22 @@ class Chain:
         key = Key(self.key.seed, self.key.name, request.position, rows.start)
         if self.fused:
             shown = rows.then(*self._stages_before(request.position))
-            return Seen(self.part, rows.start, key, shown, _no_tensors, _no_tensors, results)
-        flat = (rows.count,)
+            return Seen(self.part, rows.start, key, shown, _no_tensors, _no_stages, results)
+        whole = rows.whole() if request.position or request.statistic.by_rows else rows
+        own = slice(rows.start - whole.start, rows.start - whole.start + rows.count)
+        site = self._after(whole, self._shape(whole), request.position)
 
         def tensors() -> Tensor:
-            site = self._after(rows, flat, request.position)
-            return site.tensors if site.anchor is None else torch.cat([site.base[None], site.tensors])
+            models = site.tensors.reshape(rows.n, -1)[:, own]
+            return models if site.anchor is None else torch.cat([site.base.reshape(1, -1)[:, own], models])
 
-        return Seen(
-            self.part, rows.start, key, None, tensors, lambda: self._after(rows, flat, request.position).deltas, results
-        )
+        def after(stages: tuple[Stage, ...]) -> Tensor:
+            deltas = site.deltas
+            for stage in stages:
+                deltas = apply(stage, deltas, replace(key, start=whole.start))
+            return deltas.reshape(rows.n, -1)[:, own]
+
+        return Seen(self.part, rows.start, key, None, tensors, after, results)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
@@ -170,7 +176,7 @@ class Chain:
         """The site of one chain position without its values."""
         folds = self.folds(position)
         results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
-        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results)
+        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results, numel=self.part.numel)
 
     def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
         """The site before any transform, with its values on the device."""
@@ -182,7 +188,7 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas)
+        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.part.numel)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""
@@ -191,7 +197,7 @@ class Chain:
             view = self._view(step) if step < position or self._ready(position) else None
             key = Key(self.key.seed, self.key.name, step, rows.start)
             results = {} if view is None else view.results
-            site = Site(site.name, site.n, key, results, site.values, site.anchor, site.are_deltas)
+            site = replace(site, key=key, results=results)
             if step < position:
                 site = site.with_deltas(self.site.steps[step].method(site, **self._tensors(step, site)))
         return site
@@ -204,6 +210,10 @@ class Chain:
         method = self.site.steps[position].method
         per_model = {p.name for p in method.parameters if p.bounds.per_model}
         return {k: site.column(v) if k in per_model else v for k, v in self._values[position].items()}
+
+
+def _no_stages(stages: tuple[Stage, ...]) -> Tensor:
+    return _no_tensors()
 
 
 def _no_tensors() -> Tensor:

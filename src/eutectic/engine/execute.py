@@ -244,7 +244,7 @@ class Executor:
 
     def grid(self, chain: Chain) -> int:
         """Elements of one slice of a site: a multiple of the grain, or of its rows where it must see whole rows."""
-        size, width = self._schedule.slice_elements, row_width(chain.site)
+        size, width = self._schedule.slice_elements, chain.site.width
         return max(1, size // width) * width
 
     def _cut(self, chain: Chain, start: int, stop: int) -> Iterator[Span]:
@@ -288,12 +288,6 @@ class Executor:
 
 #: Bytes the system is told of before they are read. They are its page cache's, not this process's memory.
 READ_AHEAD = 64 << 20
-
-
-def row_width(site: Merged) -> int:
-    """Elements that must be seen together: those of a row where the chain goes by rows, else one."""
-    shape = site.spec.shape
-    return max(1, shape[-1] if len(shape) > 1 else site.spec.numel) if site.locality is Locality.ROW else 1
 
 
 def pieces(stop: int, grid: int, start: int = 0) -> Iterator[tuple[int, int]]:

@@ -11,7 +11,7 @@ from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.engine.chain import Chain
-from eutectic.engine.execute import Executor, pieces, row_width
+from eutectic.engine.execute import Executor, pieces
 from eutectic.engine.reader import Worker
 from eutectic.engine.run import chains_of, check_buffers
 from eutectic.methods.declare import Locality
@@ -70,7 +70,7 @@ class Staged:
             self._executor.settle_own(chain)
         stop = start + len(out) // itemsize
         grid = self._executor.grid(chain)
-        width = row_width(chain.site)  # whole rows are merged also where parts of them are asked for
+        width = chain.site.width  # whole rows are merged also where parts of them are asked for
         for first, last in pieces(-(-stop // width) * width, grid, start // width * width):
             self._merge(chain, first, last, start, out, itemsize)
 

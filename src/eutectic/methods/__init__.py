@@ -9,11 +9,17 @@ from types import MappingProxyType
 from typing import Any
 
 from eutectic.errors import RecipeError, nearest
+from eutectic.methods.breadcrumbs import breadcrumbs
 from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
+from eutectic.methods.della import della
 from eutectic.methods.linear import linear
+from eutectic.methods.magmax import magmax
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.pcb import pcb
+from eutectic.methods.ram import ram
+from eutectic.methods.sce import sce
 from eutectic.methods.slerp import slerp
 from eutectic.methods.task_arithmetic import task_arithmetic
 from eutectic.methods.ties import ties
@@ -25,10 +31,16 @@ __all__ = ["METHODS", "get"]
 def _listed() -> Mapping[str, Method[Any]]:
     """Collects the methods of this package, then those other packages offer; a name taken twice is an error."""
     own: list[Method[Any]] = [
+        breadcrumbs,
         dare,
+        della,
         linear,
+        magmax,
         model_stock,
         passthrough,
+        pcb,
+        ram,
+        sce,
         slerp,
         task_arithmetic,
         ties,

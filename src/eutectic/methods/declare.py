@@ -98,6 +98,7 @@ class Needs:
         domain: which shapes it is for.
         random: draws from `site.key`; its result depends on the recipe's seed.
         float64: wants its tensors in double precision.
+        fused: `Method.fused` can express it under these hyperparameters.
         scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype.
     """
 
@@ -108,6 +109,7 @@ class Needs:
     domain: Domain = Domain.ANY
     random: bool = False
     float64: bool = False
+    fused: bool = True
     scratch: float = 3.0
 
 
@@ -205,8 +207,8 @@ class Method(Generic[P]):
         laws: what the law tests hold it to.
         folds: the statistics it reads through `site.fold(name)`, given its hyperparameters (per-model ones as tuples).
         fused: the same function as data for the fused CPU kernels, given a site without values and the
-            hyperparameters (per-model ones as tuples); None where the kernels cannot express it. May return None for
-            hyperparameters they cannot express.
+            hyperparameters (per-model ones as tuples); None where the kernels cannot express it. `Needs.fused` says for
+            which hyperparameters it serves.
         elsewhere: the method for tensors outside its domain.
         parameters: its schema.
     """
@@ -219,7 +221,7 @@ class Method(Generic[P]):
     needs: Needs
     vary: Callable[..., Needs] | None
     folds: Callable[..., Mapping[str, Statistic]]
-    fused: Callable[..., Fused | None] | None
+    fused: Callable[..., Fused] | None
     elsewhere: str
     parameters: tuple[Parameter, ...]
 
@@ -285,7 +287,7 @@ def _wrap(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]],
-    fused: Callable[..., Fused | None] | None,
+    fused: Callable[..., Fused] | None,
     vary: Callable[..., Needs] | None,
     elsewhere: str,
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
@@ -305,7 +307,7 @@ def combine(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
-    fused: Callable[..., Fused | None] | None = None,
+    fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: str = "linear",
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
@@ -319,7 +321,7 @@ def transform(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
-    fused: Callable[..., Fused | None] | None = None,
+    fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: str = "linear",
 ) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:

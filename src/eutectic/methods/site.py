@@ -22,6 +22,7 @@ class Site:
             may be read (while a method describes itself to the kernels).
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
+        numel: elements of the whole tensor.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Site:
     values: Tensor | None = None
     anchor: Tensor | None = None
     are_deltas: bool = False
+    numel: int = 0
 
     @property
     def tensors(self) -> Tensor:

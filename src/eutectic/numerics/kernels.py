@@ -7,6 +7,7 @@ result depends neither on slices nor on threads. Sums are kept per `GRAIN` eleme
 for the same reason: whoever adds them later adds the same numbers in the same order.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from eutectic.numerics import loops
 from eutectic.numerics.draw import Key, threshold
-from eutectic.numerics.stages import Combination, Drop, Scale, Stage, Trim
+from eutectic.numerics.stages import Band, Combination, Drop, Ranked, Select, Stage, Trim
 
 #: Elements per partial sum; slices start at multiples of it.
 GRAIN = 65536
@@ -26,8 +27,16 @@ BINS = 1 << 18
 
 CODES: dict[str, int] = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 ITEMSIZE = (8, 4, 2, 2)
-_TRIM, _DROP, _SCALE = 0, 1, 2
-_AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4}
+_AVERAGES = {
+    "sum": loops.ALL,
+    "agree_sum": loops.AGREE_SUM,
+    "agree_count": loops.AGREE_COUNT,
+    "agree_weight": loops.AGREE_WEIGHT,
+    "agree_max": loops.AGREE_MAX,
+    "active": loops.ACTIVE,
+    "largest": loops.LARGEST,
+    "plain": loops.AGREE_PLAIN,
+}
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -50,6 +59,8 @@ class Rows:
         double: compute in float64 instead of float32.
         stages: applied to the deltas on load.
         every: a sample is wanted: counts look at one block in so many.
+        width: elements of one of the tensor's rows, for stages that rank within rows.
+        lead, tail: how many elements lie in `raw` before and behind the slice: the rest of its first and last row.
     """
 
     raw: Bytes
@@ -63,6 +74,9 @@ class Rows:
     double: bool = False
     stages: tuple[Stage, ...] = ()
     every: int = 1
+    width: int = 1
+    lead: int = 0
+    tail: int = 0
 
     @property
     def n(self) -> int:
@@ -72,7 +86,21 @@ class Rows:
     def part(self, start: int, stop: int) -> "Rows":
         """Returns elements `start..stop` of this slice, counted from its first."""
         sizes = np.array([ITEMSIZE[code] for code in self.codes], dtype=np.int64)
-        return replace(self, offsets=self.offsets + start * sizes, start=self.start + start, count=stop - start)
+        return replace(
+            self,
+            offsets=self.offsets + start * sizes,
+            start=self.start + start,
+            count=stop - start,
+            lead=self.lead + start,
+            tail=self.tail + self.count - stop,
+        )
+
+    def whole(self) -> "Rows":
+        """Returns the rows of the tensor that this slice touches, from the first element to the last."""
+        width = max(1, self.width)
+        first = self.start // width * width - self.start
+        last = -(-(self.start + self.count) // width) * width - self.start
+        return self.part(first, last)
 
     def sampled(self, every: int) -> "Rows":
         """Returns the same slice, of which counts look at one block in `every`."""
@@ -83,34 +111,71 @@ class Rows:
         return replace(self, stages=self.stages + stages) if stages else self
 
 
-Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any]
+Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any, Any]
 
 
 def _place(rows: Rows, kept: int = 0) -> Place:
-    """What every loop takes: where the rows are, the stages as arrays, and scratch for the work rows."""
-    work = np.float64 if rows.double else np.float32
+    """What every loop takes: where the rows are, the stages as arrays, ranked stages' factors, and scratch."""
     kinds, numbers, keys = _table(rows)
-    bits, scratch = np.zeros(loops.BLOCK, np.uint32), np.zeros(loops.KEPT + kept * loops.BLOCK, work)
+    ranked = [at for at, stage in enumerate(rows.stages) if isinstance(stage, Ranked)]
+    if not ranked:
+        return _placed(rows, kinds, numbers, keys, np.zeros((0, 0, 0), _work(rows)), kept)
+    whole = rows.whole()
+    # A loop goes over whole blocks, whatever lies behind the last element.
+    marks = np.zeros((len(ranked), rows.n, whole.count + loops.BLOCK), _work(rows))
+    for number, at in enumerate(ranked):
+        place = _placed(whole, kinds, numbers, keys, marks, 0)
+        limits, factors = rows.stages[at].chances(max(1, rows.width))  # type: ignore[union-attr]
+        streams = rows.key.at(rows.stages[at].step).streams(rows.n)  # type: ignore[union-attr]
+        loops.rank(place, at, max(1, rows.width), streams, limits, factors.astype(_work(rows)), marks[number])
+        keys[at, :, 0], keys[at, :, 1] = number, 0  # later stages' ranks are taken over the same whole rows
+    keys[ranked, :, 1] = rows.start - whole.start
+    return _placed(rows, kinds, numbers, keys, marks, kept)
+
+
+def _work(rows: Rows) -> Any:
+    return np.float64 if rows.double else np.float32
+
+
+def _placed(rows: Rows, kinds: Ints, numbers: Any, keys: NDArray[np.uint32], marks: Any, kept: int) -> Place:
+    bits, scratch = np.zeros(loops.BLOCK, np.uint32), np.zeros(loops.KEPT + kept * loops.BLOCK, _work(rows))
     rows_of = (rows.raw, rows.offsets, rows.codes, rows.is_delta, rows.has_base, rows.start, rows.count)
-    return (*rows_of, kinds, numbers.astype(work), keys, bits, scratch)
+    return (*rows_of, kinds, numbers, keys, marks, bits, scratch)
 
 
-def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
-    """Writes the stages as arrays: kinds (k), numbers (k, n), draw keys (k, n, 3)."""
+def _table(rows: Rows) -> tuple[Ints, Any, NDArray[np.uint32]]:
+    """Writes the stages as arrays: kinds (k), numbers (k, n, 2), and (k, n, 3) draw keys or places in the marks."""
     k, n = len(rows.stages), rows.n
-    kinds, numbers = np.zeros(k, np.int64), np.zeros((k, n), np.float64)
+    kinds, numbers = np.zeros(k, np.int64), np.zeros((k, n, 2), np.float64)
     keys = np.zeros((k, n, 3), np.uint32)
     for at, stage in enumerate(rows.stages):
         if isinstance(stage, Trim):
-            kinds[at], numbers[at] = _TRIM, stage.cut
-        elif isinstance(stage, Scale):
-            kinds[at], numbers[at] = _SCALE, stage.factor
+            kinds[at], numbers[at, :, 0] = loops.TRIM, stage.cut
+        elif isinstance(stage, Band):
+            kinds[at], numbers[at, :, 0], numbers[at, :, 1] = loops.BAND, stage.low, stage.high
+        elif isinstance(stage, Select):
+            kinds[at], numbers[at, :, 0] = loops.SELECT, stage.cut
+        elif isinstance(stage, Ranked):
+            kinds[at] = loops.RANKED
         elif isinstance(stage, Drop):
             limits = np.array([threshold(density) for density in stage.density])
-            kinds[at], numbers[at] = _DROP, np.where(limits > 0, stage.factor, 0.0)
+            kinds[at], numbers[at, :, 0] = loops.DROP, np.where(limits > 0, stage.factor, 0.0)
             keys[at, :, :2] = rows.key.at(stage.step).streams(n)
             keys[at, :, 2] = np.maximum(limits, 1) - 1  # the last draw that keeps: the first that drops may not fit
-    return kinds, numbers, keys
+        else:
+            kinds[at], numbers[at, :, 0] = loops.SCALE, stage.factor
+    return kinds, numbers.astype(_work(rows)), keys
+
+
+def _chunks(rows: Rows) -> Iterator[Rows]:
+    """Cuts a slice so that the factors of ranked stages stay in the cache; others need no cutting."""
+    if not any(isinstance(stage, Ranked) for stage in rows.stages):
+        yield rows
+        return
+    step = rows.every * loops.BLOCK if rows.every > 1 else GRAIN
+    for start in range(0, max(1, rows.count), step):
+        stop = min(rows.count, start + (loops.BLOCK if rows.every > 1 else GRAIN))
+        yield replace(rows.part(start, stop), every=1)
 
 
 def warm(double: bool) -> None:
@@ -127,10 +192,17 @@ def combine(rows: Rows, how: Combination, out: Bytes, out_code: int) -> int:
         How many elements of the result are NaN or infinite.
     """
     rows = rows.then(*how.stages)
-    work = np.float64 if rows.double else np.float32
-    settings = np.array([_AVERAGES[how.average], how.tie, how.of == "deltas"], np.int64)
-    weight, scales = np.array(how.weight).astype(work), np.array([how.anchor, how.scale]).astype(work)
-    return int(loops.combine(_place(rows), weight, scales, settings, out, out_code))
+    average = _AVERAGES["plain" if how.vote == "plain" else how.average]
+    settings = np.array([average, how.tie, how.of == "deltas"], np.int64)
+    weight = np.array(how.weight).astype(_work(rows))
+    scales = np.array([how.anchor, how.scale, how.floor]).astype(_work(rows))
+    size = ITEMSIZE[out_code]
+    bad = 0
+    for part in _chunks(rows):
+        first = (part.start - rows.start) * size
+        target = out[first : first + part.count * size]
+        bad += int(loops.combine(_place(part), weight, scales, settings, target, out_code))
+    return bad
 
 
 def gram(rows: Rows, of_weights: bool) -> Floats:
@@ -150,28 +222,50 @@ def energy(rows: Rows, of_weights: bool) -> Floats:
 def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     p = rows.n + (1 if of_weights and rows.has_base else 0)
     out = np.zeros((-(-rows.count // GRAIN), p, p), np.float64)
-    loops.gram(_place(rows, p), of_weights, diagonal, out)
+    for part in _chunks(rows):
+        loops.gram(_place(part, p), of_weights, diagonal, _from_grain(out, rows, part))
     return out
+
+
+def _from_grain(out: Floats, rows: Rows, part: Rows) -> Floats:
+    """Returns the sums of a slice from the grain on in which a part of it begins."""
+    return out[(part.start - rows.start) // GRAIN :]
 
 
 def mass(rows: Rows) -> Floats:
     """Sums of magnitudes of the deltas after the stages, per `GRAIN` elements: (grains, n)."""
     out = np.zeros((-(-rows.count // GRAIN), rows.n), np.float64)
-    loops.mass(_place(rows), out)
+    for part in _chunks(rows):
+        loops.mass(_place(part), _from_grain(out, rows, part))
     return out
 
 
 def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> None:
-    """Counts magnitudes in a window per model, adding to `below` (n) and `bins` (n, BINS).
+    """Counts magnitudes in k windows per model, adding to `below` (k n) and `bins` (k n, BINS).
 
-    A magnitude is the bit pattern of |delta| in the work dtype, whose order is the order of the values. Bin b of model
-    i holds patterns p with `(p - low[i]) >> shift[i] == b`; `below` counts those under the window.
+    A magnitude is the bit pattern of |delta| in the work dtype, whose order is the order of the values. Window i is one
+    of model i % n; its bin b holds patterns p with `(p - low[i]) >> shift[i] == b`; `below` counts those under it.
     """
     count = loops.magnitudes64 if rows.double else loops.magnitudes32
-    count(_place(rows), low, shift, below, bins, rows.every)
+    for part in _chunks(rows):
+        count(_place(part), low, shift, below, bins, part.every)
+
+
+def spreads(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> int:
+    """Counts the spreads of the elements over the models in one window, as `magnitudes` does; returns how many are 0."""
+    count = loops.spreads64 if rows.double else loops.spreads32
+    return sum(int(count(_place(part), low, shift, below, bins, part.every)) for part in _chunks(rows))
+
+
+def overlaps(rows: Rows) -> Ints:
+    """Counts, (n, 2), of each model's deltas those that are not zero, and those where no other model's is not."""
+    out = np.zeros((rows.n, 2), np.int64)
+    for part in _chunks(rows):
+        loops.overlaps(_place(part), out)
+    return out
 
 
 def votes(rows: Rows, weight: tuple[float, ...]) -> int:
     """Returns how many elements elect plus, less how many elect minus, by the weighted mass of the deltas."""
-    work = np.float64 if rows.double else np.float32
-    return int(loops.votes(_place(rows), np.array(weight).astype(work)))
+    shares = np.array(weight).astype(_work(rows))
+    return sum(int(loops.votes(_place(part), shares)) for part in _chunks(rows))

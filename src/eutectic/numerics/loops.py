@@ -12,10 +12,15 @@ from numba import njit
 
 #: Elements per block: a float32 row of it is 8 KiB, so that all rows stay in the first cache levels.
 BLOCK = 2048
-#: Where the work rows begin: the base, the model in hand, both sides of a vote and what they are divided by, the sum.
-BASE, ROW, PLUS, MINUS, FIRST, SECOND, SUM = (k * BLOCK for k in range(7))
+#: Where the work rows begin: the base, the model in hand, both sides of a vote and what they are divided by, the sum,
+#: the models' mean and their spread around it, and both sides' weighted sums where the vote is a plain one.
+BASE, ROW, PLUS, MINUS, FIRST, SECOND, UP, DOWN, SUM, MEAN, SPREAD = (k * BLOCK for k in range(11))
 #: Work rows of a plain call; kept rows follow.
-KEPT = 7 * BLOCK
+KEPT = 11 * BLOCK
+#: How stages are called in `kinds`.
+TRIM, DROP, SCALE, BAND, SELECT, RANKED = range(6)
+#: How averages are called in the settings of `combine`.
+ALL, AGREE_SUM, AGREE_COUNT, AGREE_WEIGHT, AGREE_MAX, AGREE_PLAIN, ACTIVE, LARGEST = range(8)
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 
@@ -116,9 +121,25 @@ def store(w, at, m, bits, code, out, first):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def drawn(index, key0, key1):  # type: ignore[no-untyped-def]
+    """The draw of one element, as `Key.draws` has it."""
+    second = np.uint32(key1 ^ np.uint32(np.uint32(index >> 32) * np.uint32(0x85EBCA6B)))
+    x = np.uint32(np.uint32(np.uint32(index & 0xFFFFFFFF) * np.uint32(0x9E3779B1)) + key0)
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ second)
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@_jit
 def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
     """Zeroes what the model in hand draws above `last`; `first` is the index of the block in the tensor."""
     zero = w.dtype.type(0)
+    if (first & 0xFFFFFFFF) > 0x100000000 - BLOCK:  # the upper word of the index changes within the block
+        for i in range(BLOCK):
+            v = w[ROW + i] * factor
+            w[ROW + i] = v if drawn(first + i, key0, key1) <= last else zero
+        return
     high = np.uint32(np.uint32(first >> 32) * np.uint32(0x85EBCA6B))
     second = np.uint32(key1 ^ high)
     low = np.uint32(np.uint32(first & 0xFFFFFFFF) * np.uint32(0x9E3779B1) + key0)
@@ -134,12 +155,11 @@ def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
-    """Loads block `at` of model j to ROW: its delta after the stages, or (deltas False) its weights."""
-    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, bits, w = place
+def staged(place, at, m, j, deltas, upto):  # type: ignore[no-untyped-def]
+    """Loads block `at` of model j to ROW: its delta after `upto` stages, or (deltas False) its weights."""
+    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, marks, bits, w = place
     which = j + (1 if has_base else 0)
-    staged = len(kinds) > 0
-    subtract = (deltas or staged) and not is_delta[j]
+    subtract = (deltas or upto > 0) and not is_delta[j]
     if subtract and codes[which] == 3:  # the common case, in one pass less
         stored = raw[offsets[which] + 2 * at : offsets[which] + 2 * (at + m)].view(np.uint16)
         for i in range(m):
@@ -152,40 +172,170 @@ def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
         if subtract:
             for i in range(BLOCK):
                 w[ROW + i] -= w[BASE + i]
-    for k in range(len(kinds)):
-        number = numbers[k, j]
-        if kinds[k] == 0:
+    for k in range(upto):
+        number, other = numbers[k, j, 0], numbers[k, j, 1]
+        if kinds[k] == TRIM:
             for i in range(BLOCK):
                 v = w[ROW + i]
                 w[ROW + i] = v * w.dtype.type(abs(v) >= number)  # a NaN times 0 is a NaN: it is seen
-        elif kinds[k] == 1:
-            # A block does not straddle 2**32 elements: slices start at multiples of GRAIN, which blocks divide.
+        elif kinds[k] == BAND:
+            for i in range(BLOCK):
+                v = w[ROW + i]
+                size = abs(v)
+                w[ROW + i] = v * w.dtype.type((size >= number) & (size <= other))
+        elif kinds[k] == DROP:
             drop(w, start + at, keys[k, j, 0], keys[k, j, 1], keys[k, j, 2], number)
+        elif kinds[k] == SELECT:
+            for i in range(BLOCK):
+                w[ROW + i] *= w.dtype.type(w[SPREAD + i] >= number)
+        elif kinds[k] == RANKED:
+            mark = marks[np.int64(keys[k, j, 0]), j]
+            lead = np.int64(keys[k, j, 1]) + at
+            for i in range(BLOCK):
+                w[ROW + i] *= mark[lead + i]
         else:
             for i in range(BLOCK):
                 w[ROW + i] *= number
-    if not deltas and (staged or is_delta[j]):
+    if not deltas and (upto > 0 or is_delta[j]):
         for i in range(BLOCK):
             w[ROW + i] += w[BASE + i]
+
+
+@_jit
+def spread(place, at, m, upto):  # type: ignore[no-untyped-def]
+    """SPREAD = each element's sum of squared distances of the models' deltas from their mean (Welford's updates)."""
+    w, n = place[12], len(place[3])
+    for i in range(BLOCK):
+        w[SPREAD + i] = 0
+    for j in range(n):
+        staged(place, at, m, j, True, upto)
+        if j == 0:
+            for i in range(BLOCK):
+                w[MEAN + i] = w[ROW + i]
+        else:
+            share = w.dtype.type(j + 1)
+            for i in range(BLOCK):
+                v, mean = w[ROW + i], w[MEAN + i]
+                apart = v - mean
+                mean += apart / share
+                w[MEAN + i] = mean
+                w[SPREAD + i] += apart * (v - mean)
+
+
+@_jit
+def model(place, at, m, j, deltas):  # type: ignore[no-untyped-def]
+    """Loads block `at` of model j to ROW, all stages applied. Models are asked for in order, from 0."""
+    kinds = place[7]
+    if j == 0:
+        for k in range(len(kinds)):
+            if kinds[k] == SELECT:  # one a chain: what it looks at are all models after the stages before it
+                spread(place, at, m, k)
+    staged(place, at, m, j, deltas, len(kinds))
+
+
+@_jit
+def radix(packed, other, counts):  # type: ignore[no-untyped-def]
+    """Sorts 64-bit words by their upper half, stably, a byte at a time; a byte that all share costs one look."""
+    size = len(packed)
+    counts[:] = 0
+    for i in range(size):
+        key = np.uint32(packed[i] >> np.uint64(32))
+        for digit in range(4):
+            counts[digit, np.uint32(key >> np.uint32(8 * digit)) & np.uint32(255)] += 1
+    swapped = False
+    for digit in range(4):
+        by = np.uint64(32 + 8 * digit)
+        count = counts[digit]
+        source, target = (other, packed) if swapped else (packed, other)
+        if count[np.int64((source[0] >> by) & np.uint64(255))] == size:
+            continue
+        total = np.int64(0)
+        for b in range(256):
+            here = count[b]
+            count[b] = total
+            total += here
+        for i in range(size):
+            word = source[i]
+            b = np.int64((word >> by) & np.uint64(255))
+            target[count[b]] = word
+            count[b] += 1
+        swapped = not swapped
+    if swapped:
+        packed[:] = other
+
+
+@_jit
+def order(line, packed, other, counts):  # type: ignore[no-untyped-def]
+    """Writes to the lower halves of `packed` the places of a row's magnitudes, smallest first, equal ones in order."""
+    if line.itemsize == 4:
+        single = line.view(np.uint32)
+        for i in range(len(line)):
+            packed[i] = (np.uint64(single[i]) << np.uint64(32)) | np.uint64(i)
+        radix(packed, other, counts)
+    else:
+        double = line.view(np.uint64)
+        for i in range(len(line)):
+            packed[i] = (double[i] << np.uint64(32)) | np.uint64(i)
+        radix(packed, other, counts)
+        for i in range(len(line)):
+            place = packed[i] & np.uint64(0xFFFFFFFF)
+            packed[i] = ((double[np.int64(place)] >> np.uint64(32)) << np.uint64(32)) | place
+        radix(packed, other, counts)
+
+
+@_jit
+def rank(place, upto, width, keys, limits, factors, marks):  # type: ignore[no-untyped-def]
+    """Fills `marks` (n, elements of whole rows) with what stage `upto` multiplies each delta by.
+
+    The element of rank r in its row, from 0 for the smallest magnitude, is multiplied by `factors[j, r]` if it draws
+    less than `limits[j, r]`, else by zero.
+    """
+    n, start, count, w = len(place[3]), place[5], place[6], place[12]
+    packed, other = np.empty(width, np.uint64), np.empty(width, np.uint64)
+    counts = np.empty((4, 256), np.int64)
+    zero = w.dtype.type(0)
+    for at in range(0, count, BLOCK):
+        m = begin(place, at)
+        for j in range(n):
+            staged(place, at, m, j, True, upto)
+            for i in range(m):
+                marks[j, at + i] = abs(w[ROW + i])
+    for j in range(n):
+        for row in range(0, count, width):
+            line = marks[j, row : row + width]
+            order(line, packed, other, counts)
+            for r in range(width):
+                e = np.int64(packed[r] & np.uint64(0xFFFFFFFF))
+                x = drawn(start + row + e, keys[j, 0], keys[j, 1])
+                line[e] = factors[j, r] if np.uint64(x) < limits[j, r] else zero
 
 
 @_jit
 def side(w, weight, average):  # type: ignore[no-untyped-def]
     """Adds the model in hand to the sides of the vote.
 
-    PLUS and MINUS hold each side's mass; FIRST and SECOND what it is divided by: how many, or their weights, or
+    PLUS and MINUS hold each side's mass (AGREE_PLAIN: unweighted; weighted in UP and DOWN); FIRST and SECOND what it is divided by: how many, or their weights, or
     (agree_max) its largest. A NaN goes to both masses and makes the vote NaN.
     """
     zero, one = w.dtype.type(0), w.dtype.type(1)
-    if average == 4:
+    if average == AGREE_MAX:
         for i in range(BLOCK):
             v = w[ROW + i] * weight
             w[PLUS + i] += max(v, zero)
             w[MINUS + i] += min(v, zero)
             w[FIRST + i] = max(w[FIRST + i], v)
             w[SECOND + i] = min(w[SECOND + i], v)
+    elif average == AGREE_PLAIN:
+        for i in range(BLOCK):
+            v = w[ROW + i]
+            w[PLUS + i] += max(v, zero)
+            w[MINUS + i] += min(v, zero)
+            w[UP + i] += weight * max(v, zero)
+            w[DOWN + i] += weight * min(v, zero)
+            w[FIRST + i] += weight * w.dtype.type(v > zero)
+            w[SECOND + i] += weight * w.dtype.type(v < zero)
     else:
-        share = weight if average == 3 else one
+        share = weight if average == AGREE_WEIGHT else one
         for i in range(BLOCK):
             v = w[ROW + i] * weight
             w[PLUS + i] += max(v, zero)
@@ -195,10 +345,29 @@ def side(w, weight, average):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def elect(w, average, tie):  # type: ignore[no-untyped-def]
-    """SUM = the side with more mass, averaged; an exact tie goes to the side `tie`, or to nobody."""
+def elect(w, average, tie, floor):  # type: ignore[no-untyped-def]
+    """SUM = the side with more mass, averaged; an exact tie goes to the side `tie`, or to nobody.
+
+    A sum of weights below `floor` divides as `floor`; where that is 0, a sum of 0 divides as 1.
+    """
     zero, one = w.dtype.type(0), w.dtype.type(1)
-    if tie > 0:
+    if average == AGREE_PLAIN:
+        plus, minus = tie > 0, tie < 0
+        for i in range(BLOCK):
+            vote, up, down, more, less = (
+                w[PLUS + i] + w[MINUS + i],
+                w[UP + i],
+                w[DOWN + i],
+                w[FIRST + i],
+                w[SECOND + i],
+            )
+            other = (vote < zero) | ((vote == zero) & minus)
+            down = down if other else zero
+            less = less if other else zero
+            elected = (vote > zero) | ((vote == zero) & plus)
+            w[SUM + i] = up if elected else down
+            w[ROW + i] = more if elected else less
+    elif tie > 0:
         for i in range(BLOCK):
             up, down, more, less = w[PLUS + i], w[MINUS + i], w[FIRST + i], w[SECOND + i]
             w[SUM + i] = down if up + down < zero else up
@@ -216,14 +385,17 @@ def elect(w, average, tie):  # type: ignore[no-untyped-def]
             less = less if vote < zero else zero
             w[SUM + i] = up if vote > zero else down
             w[ROW + i] = more if vote > zero else less
-    if average == 2:
+    if average == AGREE_COUNT:
         for i in range(BLOCK):
             w[SUM + i] /= max(w[ROW + i], one)
-    elif average == 3:
+    elif average in (AGREE_WEIGHT, AGREE_PLAIN) and floor > zero:
+        for i in range(BLOCK):
+            w[SUM + i] /= max(w[ROW + i], floor)
+    elif average in (AGREE_WEIGHT, AGREE_PLAIN):
         for i in range(BLOCK):
             size = w[ROW + i]
             w[SUM + i] /= one if size == zero else size
-    elif average == 4:
+    elif average == AGREE_MAX:
         for i in range(BLOCK):
             w[SUM + i] = w[ROW + i]
     unknown = 0
@@ -235,6 +407,35 @@ def elect(w, average, tie):  # type: ignore[no-untyped-def]
             vote = w[PLUS + i] + w[MINUS + i]
             if vote != vote:
                 w[SUM + i] = vote
+
+
+@_jit
+def gather(w, weight, average, first):  # type: ignore[no-untyped-def]
+    """Adds the model in hand to what needs no vote.
+
+    LARGEST: SUM is the weighted delta of largest magnitude, the later one of equals. ACTIVE: PLUS is the sum of the
+    deltas, MINUS of the weighted ones, FIRST how many are not zero. A NaN is active and the largest.
+    """
+    if average == LARGEST:
+        for i in range(BLOCK):
+            v, s = w[ROW + i] * weight, w[SUM + i]
+            w[SUM + i] = v if first or abs(v) >= abs(s) or v != v else s
+    else:
+        for i in range(BLOCK):
+            v = w[ROW + i]
+            w[PLUS + i] += v
+            w[MINUS + i] += v * weight
+            w[FIRST + i] += w.dtype.type(v != w.dtype.type(0))
+
+
+@_jit
+def settle(w):  # type: ignore[no-untyped-def]
+    """SUM = the mean of the active deltas where there are several, else the weighted one."""
+    one = w.dtype.type(1)
+    for i in range(BLOCK):
+        count, total, alone = w[FIRST + i], w[PLUS + i], w[MINUS + i]
+        mean = total / max(count, one)
+        w[SUM + i] = mean if count > one else alone
 
 
 @_jit
@@ -255,7 +456,7 @@ def add(raw, offset, at, m, deltas, weight, bits, w):  # type: ignore[no-untyped
 @_jit
 def begin(place, at):  # type: ignore[no-untyped-def]
     """Loads the base's block `at`, if there is a base; returns how many elements the block has."""
-    raw, offsets, codes, _, has_base, _, count, _, _, _, bits, w = place
+    raw, offsets, codes, _, has_base, _, count, _, _, _, _, bits, w = place
     m = min(BLOCK, count - at)
     if has_base:
         load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
@@ -265,13 +466,13 @@ def begin(place, at):  # type: ignore[no-untyped-def]
 @_jit
 def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-untyped-def]
     """Writes a combined slice; returns how many results are not finite in the output dtype."""
-    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w = place
+    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, _, bits, w = place
     average, tie, deltas = settings[0], settings[1], settings[2] == 1
-    anchor, scale = scales[0], scales[1]
+    anchor, scale, floor = scales[0], scales[1], scales[2]
     bad = 0
     for at in range(0, count, BLOCK):
         m = begin(place, at)
-        if average == 0:
+        if average == ALL:
             for j in range(len(is_delta)):
                 which = j + (1 if has_base else 0)
                 if j > 0 and codes[which] == 3 and not is_delta[j] and len(kinds) == 0:
@@ -284,13 +485,21 @@ def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-
                 else:
                     for i in range(BLOCK):
                         w[SUM + i] += weight[j] * w[ROW + i]
+        elif average >= ACTIVE:
+            for i in range(6 * BLOCK if average == AGREE_PLAIN else 4 * BLOCK):
+                w[PLUS + i] = 0
+            for j in range(len(is_delta)):
+                model(place, at, m, j, True)
+                gather(w, weight[j], average, j == 0)
+            if average == ACTIVE:
+                settle(w)
         else:
-            for i in range(4 * BLOCK):
+            for i in range(6 * BLOCK if average == AGREE_PLAIN else 4 * BLOCK):
                 w[PLUS + i] = 0
             for j in range(len(is_delta)):
                 model(place, at, m, j, deltas)
                 side(w, weight[j], average)
-            elect(w, average, tie)
+            elect(w, average, tie, floor)
         if anchor != 0:
             for i in range(BLOCK):
                 w[SUM + i] = anchor * w[BASE + i] + scale * w[SUM + i]
@@ -320,7 +529,7 @@ def dot(x, y, m, lanes):  # type: ignore[no-untyped-def]
 @_jit
 def gram(place, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
     """Adds the products of all pairs of rows to the grain of `out` they lie in."""
-    n, count, w = len(place[3]), place[6], place[11]
+    n, count, w = len(place[3]), place[6], place[12]
     p = out.shape[1]
     lanes = np.empty(32, np.float64)
     places = np.empty(p, np.int64)
@@ -349,7 +558,7 @@ def gram(place, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
 @_jit
 def mass(place, out):  # type: ignore[no-untyped-def]
     """Adds the magnitudes of each model's deltas to the grain of `out` they lie in."""
-    n, count, w = len(place[3]), place[6], place[11]
+    n, count, w = len(place[3]), place[6], place[12]
     lanes = np.empty(32, np.float64)
     for at in range(0, count, BLOCK):
         m = begin(place, at)
@@ -370,60 +579,138 @@ def mass(place, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
-    """Counts bit patterns of float32 magnitudes under and in each model's window."""
-    n, count, w = len(place[3]), place[6], place[11]
+def tally32(pattern, m, low, shift, below, bins, j, hit):  # type: ignore[no-untyped-def]
+    """Counts the float32 patterns of a block under and in window j; the sign is not looked at."""
     size = bins.shape[1]
-    pattern = w[ROW : ROW + BLOCK].view(np.uint32)
-    hit = np.zeros(BLOCK, np.uint8)
     hits = hit.view(np.uint64)
+    first, by = np.uint32(low[j]), np.uint32(shift[j])
+    room = np.uint64(0xFFFFFFFF) - np.uint64(low[j])
+    width = np.uint32(min(room, (np.uint64(size) << np.uint64(shift[j])) - np.uint64(1)))
+    under = np.uint32(0)
+    for i in range(m):
+        b = np.uint32(pattern[i] & np.uint32(0x7FFFFFFF))
+        pattern[i] = b
+        under = np.uint32(under + np.uint32(b < first))
+        hit[i] = np.uint8(np.uint32(b - first) <= width)
+    below[j] += under
+    for i in range(m, BLOCK):
+        hit[i] = 0
+    # Few elements lie in the window: eight are passed over at a time.
+    for word in range(BLOCK // 8):
+        if hits[word] != 0:
+            for i in range(8 * word, 8 * word + 8):
+                if hit[i] != 0:
+                    bins[j, np.uint32(pattern[i] - first) >> by] += 1
+
+
+@_jit
+def tally64(pattern, m, low, shift, below, bins, j, hit):  # type: ignore[no-untyped-def]
+    """Counts the float64 patterns of a block under and in window j; the sign is not looked at."""
+    size = np.uint64(bins.shape[1])
+    first, by = low[j], np.uint64(shift[j])
+    for i in range(m):
+        b = pattern[i] & np.uint64(0x7FFFFFFFFFFFFFFF)
+        if b < first:
+            below[j] += 1
+        elif (b - first) >> by < size:
+            bins[j, np.int64((b - first) >> by)] += 1
+
+
+@_jit
+def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
+    """Counts bit patterns of float32 magnitudes under and in the windows: model j's are j, j + n, ..."""
+    n, count, w = len(place[3]), place[6], place[12]
+    pattern, hit = w[ROW : ROW + BLOCK].view(np.uint32), np.zeros(BLOCK, np.uint8)
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
         for j in range(n):
             model(place, at, m, j, True)
-            first, by = np.uint32(low[j]), np.uint32(shift[j])
-            room = np.uint64(0xFFFFFFFF) - np.uint64(low[j])
-            width = np.uint32(min(room, (np.uint64(size) << np.uint64(shift[j])) - np.uint64(1)))
-            under = np.uint32(0)
-            for i in range(m):
-                b = np.uint32(pattern[i] & np.uint32(0x7FFFFFFF))
-                pattern[i] = b
-                under = np.uint32(under + np.uint32(b < first))
-                hit[i] = np.uint8(np.uint32(b - first) <= width)
-            below[j] += under
-            for i in range(m, BLOCK):
-                hit[i] = 0
-            # Few elements lie in the window: eight are passed over at a time.
-            for word in range(BLOCK // 8):
-                if hits[word] != 0:
-                    for i in range(8 * word, 8 * word + 8):
-                        if hit[i] != 0:
-                            bins[j, np.uint32(pattern[i] - first) >> by] += 1
+            for window in range(j, len(low), n):
+                tally32(pattern, m, low, shift, below, bins, window, hit)
 
 
 @_jit
 def magnitudes64(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
-    """Counts bit patterns of float64 magnitudes under and in each model's window."""
-    n, count, w = len(place[3]), place[6], place[11]
-    size = np.uint64(bins.shape[1])
-    pattern = w[ROW : ROW + BLOCK].view(np.uint64)
+    """Counts bit patterns of float64 magnitudes under and in the windows: model j's are j, j + n, ..."""
+    n, count, w = len(place[3]), place[6], place[12]
+    pattern, hit = w[ROW : ROW + BLOCK].view(np.uint64), np.zeros(BLOCK, np.uint8)
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
         for j in range(n):
             model(place, at, m, j, True)
-            first, by = low[j], np.uint64(shift[j])
+            for window in range(j, len(low), n):
+                tally64(pattern, m, low, shift, below, bins, window, hit)
+
+
+@_jit
+def zeros(w, m):  # type: ignore[no-untyped-def]
+    """Counts zeros of SPREAD."""
+    found = np.uint32(0)
+    for i in range(m):
+        found = np.uint32(found + np.uint32(w[SPREAD + i] == 0))
+    return np.int64(found)
+
+
+@_jit
+def spreads32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
+    """Counts bit patterns of float32 spreads under and in the one window; returns how many spreads are zero."""
+    count, w, upto = place[6], place[12], len(place[7])
+    pattern, hit = w[SPREAD : SPREAD + BLOCK].view(np.uint32), np.zeros(BLOCK, np.uint8)
+    none = 0
+    for at in range(0, count, BLOCK * every):
+        m = begin(place, at)
+        spread(place, at, m, upto)
+        none += zeros(w, m)
+        tally32(pattern, m, low, shift, below, bins, 0, hit)
+    return none
+
+
+@_jit
+def spreads64(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
+    """Counts bit patterns of float64 spreads under and in the one window; returns how many spreads are zero."""
+    count, w, upto = place[6], place[12], len(place[7])
+    pattern, hit = w[SPREAD : SPREAD + BLOCK].view(np.uint64), np.zeros(BLOCK, np.uint8)
+    none = 0
+    for at in range(0, count, BLOCK * every):
+        m = begin(place, at)
+        spread(place, at, m, upto)
+        none += zeros(w, m)
+        tally64(pattern, m, low, shift, below, bins, 0, hit)
+    return none
+
+
+@_jit
+def overlaps(place, out):  # type: ignore[no-untyped-def]
+    """Adds to `out` (n, 2) how many deltas of each model are not zero, and of how many of those no other model's is."""
+    n, count, w = len(place[3]), place[6], place[12]
+    zero, one = w.dtype.type(0), w.dtype.type(1)
+    for at in range(0, count, BLOCK):
+        m = begin(place, at)
+        for i in range(2 * BLOCK):
+            w[FIRST + i] = 0
+        for j in range(n):
+            model(place, at, m, j, True)
+            name = w.dtype.type(j)
+            active = np.uint32(0)
+            for i in range(BLOCK):
+                moved = w[ROW + i] != zero
+                w[FIRST + i] += w.dtype.type(moved)
+                w[SECOND + i] = name if moved else w[SECOND + i]
             for i in range(m):
-                b = pattern[i] & np.uint64(0x7FFFFFFFFFFFFFFF)
-                if b < first:
-                    below[j] += 1
-                elif (b - first) >> by < size:
-                    bins[j, np.int64((b - first) >> by)] += 1
+                active = np.uint32(active + np.uint32(w[ROW + i] != zero))
+            out[j, 0] += active
+        for j in range(n):
+            name = w.dtype.type(j)
+            alone = np.uint32(0)
+            for i in range(m):
+                alone = np.uint32(alone + np.uint32((w[FIRST + i] == one) & (w[SECOND + i] == name)))
+            out[j, 1] += alone
 
 
 @_jit
 def votes(place, weight):  # type: ignore[no-untyped-def]
     """Counts elements whose plus side has more mass, less those whose minus side has."""
-    n, count, w = len(place[3]), place[6], place[11]
+    n, count, w = len(place[3]), place[6], place[12]
     total = 0
     for at in range(0, count, BLOCK):
         m = begin(place, at)
@@ -431,7 +718,7 @@ def votes(place, weight):  # type: ignore[no-untyped-def]
             w[PLUS + i] = 0
         for j in range(n):
             model(place, at, m, j, True)
-            side(w, weight[j], 1)
+            side(w, weight[j], AGREE_SUM)
         for i in range(m):
             vote = w[PLUS + i] + w[MINUS + i]
             total += (vote > 0) - (vote < 0)

@@ -24,6 +24,8 @@ SLACK = 24 << 20
 KEPT = 2
 
 
+#: Bytes that ranking a row takes an element of it, tables included.
+RANKING = 96
 #: Rows of a slice begin at multiples of this many bytes.
 ALIGN = 64
 
@@ -49,9 +51,10 @@ def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool) -> int:
     """Bytes of one slice in flight: its rows, its output, and what computing it takes."""
     rows = sum(elements * feed.dtype.bits // 8 + 64 for feed in site.feeds)
     out = elements * site.spec.dtype.bits // 8
-    if fused:
-        return rows + out
     work = 8 if double else 4
+    if fused:
+        ranked = min(site.spec.numel, GRAIN + 2 * site.width) if site.width > 1 else 0
+        return rows + out + ranked * len(site.models) * len(site.steps) * work + RANKING * site.width
     scratch = max(step.method.needs_for(dict(step.values)).scratch for step in site.steps)
     live = int(elements * work * (len(site.feeds) + 1 + (len(site.models) + 1) * (1 + scratch)))
     return rows + out + KEPT * live
@@ -77,9 +80,8 @@ class _Costs:
         return max((self.of(site, self._grid(site, elements)) for site in sites), default=0)
 
     def _grid(self, site: Merged, elements: int) -> int:
-        if site.locality is Locality.ROW:
-            width = site.spec.shape[-1] if len(site.spec.shape) > 1 else site.spec.numel
-            return min(site.spec.numel, max(elements, width))
+        if site.width > 1:  # a statistic's slices end within rows, which are read to their ends
+            return min(site.spec.numel, max(elements, site.width) + 2 * site.width)
         return min(site.spec.numel, elements)
 
     def states(self) -> int:

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
 from eutectic.recipe.model import Output, Recipe
-from eutectic.recipe.values import NanWeights, Part
+from eutectic.recipe.values import LinesScale, NanWeights, Part
 
 Schema = dict[str, Any]
 
@@ -61,6 +61,7 @@ def json_schema() -> Schema:
         "output": _output(),
         "step": _steps(METHODS.values()),
         "nan": _nan(),
+        "lines": _lines(),
     }
     definitions |= {f"{method.name}.{own.name}": _parameter(own) for method, own in every}
     return {
@@ -103,6 +104,12 @@ def _nan() -> Schema:
     }
 
 
+def _lines() -> Schema:
+    alpha = {"anyOf": [{"enum": ["1/n"]}, {"type": "number"}], "default": LinesScale.model_fields["alpha"].default}
+    options = _object({"alpha": alpha, "beta": {"type": "number"}}, required=("beta",))
+    return {"description": "rises over the blocks (LiNeS)"} | _object({"lines": options}, required=("lines",))
+
+
 def _steps(methods: Iterable[Method[Any]]) -> Schema:
     steps: Schema = {}
     for method in methods:
@@ -129,6 +136,7 @@ def _parameter(own: Parameter) -> Schema:
     if own.kind == "int":
         return about | number
     forms: list[Schema] = [number, {"type": "array", "items": number, "minItems": 2, "description": "over depth"}]
+    forms.append({"$ref": "#/$defs/lines"})
     return about | {"anyOf": forms + ([{"$ref": "#/$defs/nan"}] if own.bounds.per_model else [])}
 
 

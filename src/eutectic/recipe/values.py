@@ -89,12 +89,41 @@ class NanWeights(Part):
         return {"nan": changed} if changed else "nan"
 
 
+def _read_share(raw: object) -> object:
+    return raw if raw == "1/n" else read_number(raw)
+
+
+class LinesScale(Part):
+    """A number that rises evenly from the first block to the last, and is that of the first block outside them.
+
+    Source: Wang et al., LiNeS, ICLR 2025, arXiv:2410.17146: the merged delta of block l of L is multiplied by
+    alpha + beta l / (L - 1), and of tensors outside the blocks by alpha. As the `scale` of a method it is applied behind
+    the merge, whatever the method. A model of one block has alpha.
+
+    Attributes:
+        alpha: in the first block; "1/n", the paper's for a sum of n deltas, or a number (for a single model, from 0 to 1).
+        beta: how much more it is in the last block; the paper tunes it (for a single model it is 1 - alpha).
+    """
+
+    alpha: Annotated[Literal["1/n"] | int | float, BeforeValidator(_read_share)] = "1/n"
+    beta: Annotated[int | float, BeforeValidator(read_number)]
+
+    def at(self, depth: float | None, n: int) -> float:
+        """Returns the number for n models at a share `depth` in [0, 1] of the blocks, None outside them."""
+        alpha = 1 / n if self.alpha == "1/n" else float(self.alpha)
+        return alpha if depth is None else alpha + float(self.beta) * depth
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a recipe writes."""
+        return {"lines": self.model_dump(exclude_defaults=True)}
+
+
 #: Where the numbers of a per-model parameter come from when the recipe does not write them. A closed union: later
 #: sources are added here, in `_SOURCES` and in the schema.
 Coefficient: TypeAlias = NanWeights
-_SOURCES: dict[str, type[Coefficient]] = {"nan": NanWeights}
+_SOURCES: dict[str, type[Coefficient | LinesScale]] = {"nan": NanWeights, "lines": LinesScale}
 
-Value: TypeAlias = bool | int | float | str | Gradient | Coefficient
+Value: TypeAlias = bool | int | float | str | Gradient | LinesScale | Coefficient
 
 
 def read_value(raw: object) -> Value:
@@ -103,10 +132,10 @@ def read_value(raw: object) -> Value:
     Raises:
         ValueError: when it is none of the forms a value may have.
     """
-    if isinstance(raw, bool | Coefficient):
+    if isinstance(raw, bool | Coefficient | LinesScale):
         return raw
     if isinstance(raw, str):
-        return _SOURCES[raw]() if raw in _SOURCES else read_text(raw)
+        return NanWeights() if raw == "nan" else read_text(raw)
     if isinstance(raw, Mapping):
         return _read_source(raw)
     if isinstance(raw, list | tuple):
@@ -118,8 +147,8 @@ def read_value(raw: object) -> Value:
     return read_number(raw)
 
 
-def _read_source(raw: Mapping[Any, Any]) -> Coefficient:
-    """Reads `{nan: {of: delta}}`."""
+def _read_source(raw: Mapping[Any, Any]) -> Coefficient | LinesScale:
+    """Reads `{nan: {of: delta}}` or `{lines: {beta: 0.4}}`."""
     names = [str(key) for key in raw]
     if len(names) != 1 or names[0] not in _SOURCES:
         hint = nearest(names[0], _SOURCES) if names else ""
@@ -130,12 +159,12 @@ def _read_source(raw: Mapping[Any, Any]) -> Coefficient:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([names[0], *(str(step) for step in first["loc"][:1])])
-        raise ValueError(f"{where}: {phrase(dict(first), NanWeights)}") from None
+        raise ValueError(f"{where}: {phrase(dict(first), _SOURCES[names[0]])}") from None
 
 
 def plain_value(value: Value) -> Any:
     """Returns a value as a recipe writes it, in plain lists, mappings and scalars."""
-    if isinstance(value, Coefficient):
+    if isinstance(value, Coefficient | LinesScale):
         return value.plain()
     return list(value) if isinstance(value, tuple) else value
 

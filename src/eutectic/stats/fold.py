@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
+from eutectic.numerics.stages import Stage
 from eutectic.numerics.tensors import Tensor
 
 
@@ -56,7 +57,7 @@ class Seen:
         numel: elements in the whole tensor.
         key: the source of draws, at the slice's start.
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
-            they cannot express). Then `tensors` and `deltas` serve.
+            they cannot express). Then `tensors`, `deltas` and `after` serve.
         results: finished statistics this one depends on.
     """
 
@@ -67,12 +68,12 @@ class Seen:
         key: Key,
         rows: Rows | None,
         tensors: Callable[[], Tensor],
-        deltas: Callable[[], Tensor],
+        after: Callable[[tuple[Stage, ...]], Tensor],
         results: Mapping["Statistic", Any],
     ) -> None:
         self.name, self.numel = part.name, part.numel
         self.start, self.key, self.rows, self.results = start, key, rows, results
-        self._tensors, self._deltas = tensors, deltas
+        self._tensors, self.after = tensors, after
 
     @property
     def tensors(self) -> Tensor:
@@ -81,8 +82,11 @@ class Seen:
 
     @property
     def deltas(self) -> Tensor:
-        """The models' differences from the base after the transforms so far, flattened: (n, elements)."""
-        return self._deltas()
+        """The models' differences from the base after the transforms so far, flattened: (n, elements).
+
+        `after` gives them after further stages, which may rank within rows.
+        """
+        return self.after(())
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,11 @@ class Statistic(Protocol):
     @property
     def after(self) -> "tuple[Statistic, ...]":
         """Statistics whose results it needs first, at the same chain position."""
+        ...
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows that a slice touches must be there in full."""
         ...
 
     def init(self, parts: list[Part], n: int, double: bool) -> Any:

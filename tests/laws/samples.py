@@ -4,6 +4,7 @@ import importlib
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -125,8 +126,11 @@ def _first(own: Parameter) -> Any:
     return 1 if own.kind == "int" else 0.5 if own.bounds.high is not None else 0.375
 
 
-def others(own: Parameter, n: int) -> list[Any]:
-    """Returns further values of one parameter, each of which does something else."""
+def others(method: Method[Any], own: Parameter, n: int) -> list[Any]:
+    """Returns further values of one parameter, each of which does something else; those its own test names, if any."""
+    tried = getattr(_test_of(method), "TRIED", {}).get(own.name)
+    if tried is not None:
+        return [value[:n] if isinstance(value, tuple) else value for value in tried]
     default = _first(own) if own.required else own.default
     if own.kind == "choice":
         return [word for word in own.choices if word != default]
@@ -146,7 +150,7 @@ def settings(method: Method[Any], n: int) -> Iterator[tuple[Values, frozenset[st
     usual = plain(method)
     yield usual, frozenset()
     for own in method.parameters:
-        for value in others(own, n):
+        for value in others(method, own, n):
             yield usual | {own.name: value}, frozenset({own.name})
 
 
@@ -154,9 +158,9 @@ def options(method: Method[Any], n: int) -> list[Values]:
     """Returns every combination of words and switches, with the numbers of the plain values or, in turn, of others."""
     words = [own for own in method.parameters if own.kind in {"choice", "bool"}]
     numbers = [own for own in method.parameters if own.kind not in {"choice", "bool"}]
-    both = [[_first(own) if own.required else own.default, *others(own, n)] for own in words]
+    both = [[_first(own) if own.required else own.default, *others(method, own, n)] for own in words]
     rows: list[Values] = [plain(method)]
-    rows += [plain(method) | {own.name: value} for own in numbers for value in others(own, n)]
+    rows += [plain(method) | {own.name: value} for own in numbers for value in others(method, own, n)]
     found = []
     for at, combination in enumerate(itertools.product(*both)):
         chosen = dict(zip((own.name for own in words), combination, strict=True))
@@ -166,5 +170,8 @@ def options(method: Method[Any], n: int) -> list[Values]:
 
 def aside(method: Method[Any]) -> Mapping[str, frozenset[str]]:
     """Returns which laws a method's own test says it gives up when a parameter is not at its default."""
-    own = importlib.import_module(f"tests.methods.test_{method.name}")
-    return {name: frozenset(laws) for name, laws in getattr(own, "LAWS_ASIDE", {}).items()}
+    return {name: frozenset(laws) for name, laws in getattr(_test_of(method), "LAWS_ASIDE", {}).items()}
+
+
+def _test_of(method: Method[Any]) -> ModuleType:
+    return importlib.import_module(f"tests.methods.test_{method.name}")

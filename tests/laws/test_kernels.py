@@ -108,7 +108,7 @@ def expressible(method: Method[Any], n: int) -> Iterator[Values]:
     """Yields the options of a method that its kernels can express."""
     for chosen in options(method, n):
         filled = {own.name: chosen.get(own.name, own.default) for own in method.parameters}
-        if method.needs_for(filled).locality == 0:
+        if method.needs_for(filled).fused:
             yield chosen
 
 

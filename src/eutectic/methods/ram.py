@@ -37,7 +37,7 @@ def _fused(site: Site, *, epsilon: float, r: float, alpha: float, scope: str) ->
 @combine(
     Paper("arXiv:2601.13572", "Reinforced Agent Merging (RAM)", 2026),
     needs=Needs(base=True, locality=Locality.ELEMENT, scratch=4.0),
-    laws=Laws(symmetric=True, fixed_point=True, identity=True, shift=True, scale=True),
+    laws=Laws(symmetric=True, fixed_point=True, identity=False, shift=True, scale=False),
     folds=_folds,
     fused=_fused,
 )

@@ -83,10 +83,8 @@ def test_models_have_their_own_shares(fused: bool) -> None:
 @FUSED
 def test_before_a_vote(fused: bool) -> None:
     """Behind Breadcrumbs, TIES trims what is left of the whole tensor: of 3, 4, 40 and 30 the largest, 40."""
-    chain = [
-        ("breadcrumbs", {"density": 0.4, "gamma": 0.2}),
-        ("ties", {"density": 0.1, "scope": "tensor", "count": "exact"}),
-    ]
+    vote = {"density": 0.1, "scope": "tensor", "count": "exact"}
+    chain = [("breadcrumbs", {"density": 0.4, "gamma": 0.2}), ("ties", vote)]
     assert merge(chain, [DELTA], BASE, fused=fused).tolist() == [[0, 0, 0, 0, 0], [0, 40, 0, 0, 0]]
 
 

@@ -125,10 +125,10 @@ class Combination:
             (divided by how many agree), `agree_weight` (divided by the sum of their weights, 1 where that is 0),
             `agree_max` (the largest magnitude). Without a vote: `active`, where several models' deltas are not zero, their
             mean, and where one is, weight[i] times it; `largest`, the one of largest magnitude, the later of equals.
-        floor: the least that `agree_weight` divides by; 0 divides by 1 where the weights add up to 0.
         tie: what an exactly zero vote elects: 0 nobody, +1 or -1 that sign.
-        vote: the sign is elected by the `weighted` deltas, or (with `agree_weight`) by the `plain` ones.
         stages: applied to the deltas first, after those of the transforms.
+        vote: the sign is elected by the `weighted` deltas, or (with `agree_weight`) by the `plain` ones.
+        floor: the least that `agree_weight` divides by; 0 divides by 1 where the weights add up to 0.
     """
 
     weight: Numbers
@@ -137,9 +137,9 @@ class Combination:
     scale: float = 1.0
     average: Literal["sum", "agree_sum", "agree_count", "agree_weight", "agree_max", "active", "largest"] = "sum"
     tie: int = 0
+    stages: tuple[Stage, ...] = ()
     vote: Literal["weighted", "plain"] = "weighted"
     floor: float = 0.0
-    stages: tuple[Stage, ...] = ()
 
 
 Fused = tuple[Stage, ...] | Combination

@@ -330,16 +330,21 @@ class MagnitudeBand(Quantiles):
 
     def finish(self, state: Window) -> Floats | Again:
         edges = [band(state.total, *shares, self.first) for shares in zip(self.kept, self.removed, strict=True)]
-        # Nothing to cut below is rank 0. A band that is empty has no place between two ranks.
-        found = narrow(state, [start + 1 if start else 0 for start, _ in edges] + [stop for _, stop in edges])
+        found = narrow(state, [_above(start, stop) for start, stop in edges] + [stop for _, stop in edges])
         if isinstance(found, Again):
             return found
         cuts = magnitudes_of(found, state.double).reshape(2, len(edges))
+        # A band that is empty has no place between two ranks.
         cuts[:, [start == stop for start, stop in edges]] = [[math.inf], [-1.0]]
         return cuts
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return 2 * n * BINS * 8
+
+
+def _above(start: int, stop: int) -> int:
+    """The rank, from 1, at which a band begins; 0 where nothing is cut below."""
+    return min(start + 1, stop) if start else 0
 
 
 def band_of(edges: Floats) -> Band:

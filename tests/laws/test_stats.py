@@ -212,7 +212,11 @@ def test_state_is_as_large_as_it_says(name: str) -> None:
         statistic.update(
             state, chain.seen(Request(0, statistic), Worker(merge.inputs).load(chain, 0, chain.part.numel))
         )
-    fields = [state] if isinstance(state, list | np.ndarray) else [*(state if isinstance(state, dict) else vars(state)).values()]
+    fields = (
+        [state]
+        if isinstance(state, list | np.ndarray)
+        else [*(state if isinstance(state, dict) else vars(state)).values()]
+    )
     held = [each for each in fields if isinstance(each, np.ndarray)]
     assert sum(each.nbytes for each in held) <= statistic.nbytes(parts, 3) + 1024
 

@@ -7,6 +7,7 @@ from tests.make.sites import Job, merge
 
 #: What goes with the sum of all is measured in absolute numbers.
 LAWS_ASIDE = {"inter": {"scale"}}
+TRIED = {"clip": [0.25, 0.5]}
 BASE = torch.ones(5)
 DELTAS = torch.tensor([[1.0, 2.0, 3.0, 4.0, -5.0], [2.0, -1.0, 3.0, 4.0, 5.0]])
 

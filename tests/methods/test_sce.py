@@ -54,7 +54,7 @@ def test_nothing_selected(fused: bool) -> None:
 
 @FUSED
 def test_floor(fused: bool) -> None:
-    """Mean squares of 21 / 4 and 41 / 4 add up to 15.5: below a floor of 16 all weigh alike, and nothing divides by less."""
+    """Mean squares of 21 / 4 and 41 / 4 add up to 15.5: with a floor of 16 all weigh alike and are divided by 16."""
     assert sce(fused, floor=15.0) == pytest.approx([4 * 21 / 62 / 15, 1 / 15, 288 / 62 / 15, 0], rel=1e-14)
     assert sce(fused, floor=16.0) == [4 * 0.5 / 16, 1 / 16, 4 / 16, 0]
 

@@ -212,7 +212,7 @@ class Chain:
         return {k: site.column(v) if k in per_model else v for k, v in self._values[position].items()}
 
 
-def _no_stages(stages: tuple[Stage, ...]) -> Tensor:
+def _no_stages(_: tuple[Stage, ...]) -> Tensor:
     return _no_tensors()
 
 

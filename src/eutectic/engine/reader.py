@@ -28,8 +28,9 @@ class Worker:
         return self._out[:nbytes]
 
     def load(self, chain: Chain, start: int, stop: int) -> Rows:
-        """Reads elements start..stop of every model of a site, and the rest of the rows they lie in where a chain needs
-        rows; the last slice read is lost.
+        """Reads elements start..stop of every row of a site; the last slice read is lost.
+
+        Where the chain ranks within the tensor's rows, the rest of the first and the last of these is read too.
         """
         site, numel = chain.site, chain.part.numel
         lead = start % site.width

@@ -41,9 +41,7 @@ def _folds(*, density: Numbers, gamma: Numbers, scope: str, first: str, rescale:
     return folds
 
 
-def _fused(
-    site: Site, *, density: Numbers, gamma: Numbers, scope: str, first: str, rescale: str
-) -> tuple[Stage, ...]:
+def _fused(site: Site, *, density: Numbers, gamma: Numbers, scope: str, first: str, rescale: str) -> tuple[Stage, ...]:
     if _untouched(density, first):
         return ()
     band = _band(density, gamma, scope, first)

@@ -22,9 +22,9 @@ from eutectic.stats.weights import Mass, restoring
 
 def _drop(density: Numbers, epsilon: Numbers, rescale: str, step: int = 0) -> RankedDrop:
     for d, e in zip(density, epsilon, strict=True):
-        if 0 < d < 1 and not (0 < d - e and d + e < 1):
+        if 0 < d < 1 and not (d - e > 0 and d + e < 1):
             raise RecipeError(
-                f"della: density - epsilon and density + epsilon lie between 0 and 1; found {d:g} and {e:g}: lower epsilon"
+                f"della: density -/+ epsilon lie between 0 and 1; found density {d:g} and epsilon {e:g}: lower epsilon"
             )
     return RankedDrop(density, epsilon, rescale == "inverse", step)
 
@@ -64,7 +64,8 @@ def della(
     Args:
         density: share kept on average (1 - p); 1 keeps all.
         epsilon: how much likelier the largest of a row is kept than the average one, and the smallest less.
-        rescale: divide each delta by its own probability (unbiased), restore each tensor's sum of magnitudes, or neither.
+        rescale: divide what is kept by its own probability (unbiased), restore each tensor's sum of magnitudes, or
+            neither.
     """
     shares, rise = (tuple(each.flatten().double().tolist()) for each in (density, epsilon))
     drop = _drop(shares, rise, rescale, site.key.step)

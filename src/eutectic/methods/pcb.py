@@ -9,9 +9,9 @@ Departs: where all magnitudes or scores of a model are equal, the authors divide
 """
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
-from eutectic.methods.declare import Fraction, Laws, Locality, Needs, Paper, PerModel, combine
+from eutectic.methods.declare import Bounds, Fraction, Laws, Locality, Needs, Paper, PerModel, combine
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import column
 from eutectic.numerics.tensors import Tensor, torch
@@ -36,7 +36,7 @@ def pcb(
     weight: PerModel = 1.0,  # type: ignore[assignment]
     scale: float = 1.2,
     inter: Literal["pairs", "sum"] = "pairs",
-    clip: Fraction = 0.01,
+    clip: Annotated[float, Bounds(0.0, 0.5)] = 0.01,
     ratio: Fraction = 0.05,
 ) -> Tensor:
     """Averages the winners of a competition: (n, *shape) around (*shape) -> (*shape).

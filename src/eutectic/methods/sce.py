@@ -8,6 +8,7 @@ Departs: elements whose variance equals the cut are all selected. `mask: deltas`
 floor, and divides by no less. Variances are compared without their common factor 1 / n.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -29,11 +30,11 @@ def _folds(*, select_topk: float, mask: str, **_: object) -> Mapping[str, Statis
 
 def _weights(site: Site, floor: float) -> Numbers:
     """Returns each model's share of the squared deltas; all alike where there are none to speak of."""
-    energy = site.fold("energy")
-    total = float(energy.sum())
+    energy = site.fold("energy").tolist()
+    total = math.fsum(energy)
     if total == 0 or total / max(1, site.numel) < floor:
         return (1 / site.n,) * site.n
-    return tuple(float(own / total) for own in energy)
+    return tuple(own / total for own in energy)
 
 
 def _stages(site: Site, select_topk: float, mask: str) -> tuple[Select, ...]:

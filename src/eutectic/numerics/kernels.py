@@ -127,7 +127,8 @@ def _place(rows: Rows, kept: int = 0) -> Place:
         place = _placed(whole, kinds, numbers, keys, marks, 0)
         limits, factors = rows.stages[at].chances(max(1, rows.width))  # type: ignore[union-attr]
         streams = rows.key.at(rows.stages[at].step).streams(rows.n)  # type: ignore[union-attr]
-        loops.rank(place, at, max(1, rows.width), streams, limits, factors.astype(_work(rows)), marks[number])
+        peaks = np.where(np.ptp(factors, axis=1) == 0, limits.argmax(1), -1)
+        loops.rank(place, at, max(1, rows.width), streams, limits, factors.astype(_work(rows)), peaks, marks[number])
         keys[at, :, 0], keys[at, :, 1] = number, 0  # later stages' ranks are taken over the same whole rows
     keys[ranked, :, 1] = rows.start - whole.start
     return _placed(rows, kinds, numbers, keys, marks, kept)
@@ -252,7 +253,7 @@ def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bi
 
 
 def spreads(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> int:
-    """Counts the spreads of the elements over the models in one window, as `magnitudes` does; returns how many are 0."""
+    """Counts the elements' spreads over the models in one window, as `magnitudes` does; returns how many are 0."""
     count = loops.spreads64 if rows.double else loops.spreads32
     return sum(int(count(_place(part), low, shift, below, bins, part.every)) for part in _chunks(rows))
 

@@ -17,6 +17,8 @@ BLOCK = 2048
 BASE, ROW, PLUS, MINUS, FIRST, SECOND, UP, DOWN, SUM, MEAN, SPREAD = (k * BLOCK for k in range(11))
 #: Work rows of a plain call; kept rows follow.
 KEPT = 11 * BLOCK
+#: Buckets of a row's magnitudes, and how many its elements may share on average before it is sorted instead.
+BUCKETS, CROWDED = 2048, 256
 #: How stages are called in `kinds`.
 TRIM, DROP, SCALE, BAND, SELECT, RANKED = range(6)
 #: How averages are called in the settings of `combine`.
@@ -249,11 +251,11 @@ def radix(packed, other, counts):  # type: ignore[no-untyped-def]
         source, target = (other, packed) if swapped else (packed, other)
         if count[np.int64((source[0] >> by) & np.uint64(255))] == size:
             continue
-        total = np.int64(0)
+        total = 0
         for b in range(256):
             here = count[b]
             count[b] = total
-            total += here
+            total += np.int64(here)
         for i in range(size):
             word = source[i]
             b = np.int64((word >> by) & np.uint64(255))
@@ -284,38 +286,147 @@ def order(line, packed, other, counts):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def rank(place, upto, width, keys, limits, factors, marks):  # type: ignore[no-untyped-def]
+def draw_row(first, key0, key1, draws):  # type: ignore[no-untyped-def]
+    """Fills `draws` with those of the elements from `first` on."""
+    size = len(draws)
+    if (first & 0xFFFFFFFF) > 0x100000000 - size:  # the upper word of the index changes within the row
+        for i in range(size):
+            draws[i] = drawn(first + i, key0, key1)
+        return
+    second = np.uint32(key1 ^ np.uint32(np.uint32(first >> 32) * np.uint32(0x85EBCA6B)))
+    low = np.uint32(np.uint32(np.uint32(first & 0xFFFFFFFF) * np.uint32(0x9E3779B1)) + key0)
+    for i in range(size):
+        x = np.uint32(low + np.uint32(np.uint32(i) * np.uint32(0x9E3779B1)))
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+        x = np.uint32(x ^ second)
+        x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+        draws[i] = np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@_jit
+def crowd(line, bucket, begins):  # type: ignore[no-untyped-def]
+    """Sorts a row's magnitudes into buckets, 128 an octave, the largest in the last; smaller ones than fit in the first.
+
+    Bucket b holds the ranks begins[b]..begins[b + 1]. Returns the sum of squares of how many each holds.
+    """
+    size, last = len(line), len(begins) - 2
+    if line.itemsize == 4:
+        single = line.view(np.uint32)
+        for i in range(size):
+            bucket[i] = np.int32(single[i] >> np.uint32(16))
+    else:
+        double = line.view(np.uint64)
+        for i in range(size):
+            bucket[i] = np.int32(double[i] >> np.uint64(45))
+    top = np.int32(0)
+    for i in range(size):
+        top = max(top, bucket[i])
+    below = np.int32(top - last)
+    for i in range(size):
+        bucket[i] = max(np.int32(bucket[i] - below), np.int32(0))
+    begins[:] = 0
+    for i in range(size):
+        begins[bucket[i] + 1] += 1
+    squares = 0
+    for b in range(1, last + 2):
+        count = begins[b]
+        squares += np.int64(count) * np.int64(count)
+        begins[b] = begins[b - 1] + count
+    return squares
+
+
+@_jit
+def place_of(line, i):  # type: ignore[no-untyped-def]
+    """The rank of one magnitude of a row, from 0; of equal ones the later one ranks higher."""
+    v = line[i]
+    below = np.uint32(0)
+    for k in range(i):
+        below = np.uint32(below + np.uint32(line[k] <= v))
+    for k in range(i + 1, len(line)):
+        below = np.uint32(below + np.uint32(line[k] < v))
+    return np.int64(below)
+
+
+@_jit
+def mark_by_bucket(line, draws, bucket, begins, limit, peak, factor, marks, open_):  # type: ignore[no-untyped-def]
+    """Marks the elements of a row that are kept; only where its bucket leaves it open, an element is ranked.
+
+    `limit` rises to its `peak` and falls after it, so over a bucket's ranks it lies between what it is at the bucket's
+    ends, or at the peak. A zero is marked with zero: it stays one. Draws are not predictable, so nothing branches on
+    them: what is open is listed, and the list is shortened.
+    """
+    size = len(line)
+    least, most = min(limit[0], limit[size - 1]), limit[peak]
+    for i in range(size):
+        marks[i] = factor * line.dtype.type(np.int64(draws[i]) < least)
+    left = 0
+    for i in range(size):
+        x = np.int64(draws[i])
+        open_[left] = np.int32(i)
+        left += np.int64(x >= least) & np.int64(x < most) & np.int64(line[i] > 0)
+    ranked = 0
+    for at in range(left):
+        i = open_[at]
+        x, start, stop = np.int64(draws[i]), begins[bucket[i]], begins[bucket[i] + 1] - 1
+        low, high = min(limit[start], limit[stop]), max(limit[start], limit[stop])
+        high = most if (start <= peak) & (peak <= stop) else high
+        marks[i] = factor * line.dtype.type(x < low)
+        open_[ranked] = i
+        ranked += np.int64(x >= low) & np.int64(x < high)
+    for at in range(ranked):
+        i = open_[at]
+        if np.int64(draws[i]) < limit[place_of(line, i)]:
+            marks[i] = factor
+
+
+@_jit
+def mark_by_rank(line, draws, packed, other, counts, limit, factor, marks):  # type: ignore[no-untyped-def]
+    """Marks the elements of a row that are kept with the factor of their rank; all are ranked."""
+    order(line, packed, other, counts)
+    for r in range(len(line)):
+        e = np.int64(packed[r] & np.uint64(0xFFFFFFFF))
+        marks[e] = factor[r] * line.dtype.type(np.int64(draws[e]) < limit[r])
+
+
+@_jit
+def rank(place, upto, width, keys, limits, factors, peaks, marks):  # type: ignore[no-untyped-def]
     """Fills `marks` (n, elements of whole rows) with what stage `upto` multiplies each delta by.
 
     The element of rank r in its row, from 0 for the smallest magnitude, is multiplied by `factors[j, r]` if it draws
-    less than `limits[j, r]`, else by zero.
+    less than `limits[j, r]`, else by zero. Where the factor is one for all ranks (`peaks[j]` is not negative, and says
+    where the limit is highest) few elements need be ranked, unless too many are alike.
     """
     n, start, count, w = len(place[3]), place[5], place[6], place[12]
     packed, other = np.empty(width, np.uint64), np.empty(width, np.uint64)
-    counts = np.empty((4, 256), np.int64)
-    zero = w.dtype.type(0)
+    draws, bucket, open_ = np.empty(width, np.uint32), np.empty(width, np.int32), np.empty(width + 1, np.int32)
+    counts, begins = np.empty((4, 256), np.int64), np.empty(BUCKETS + 1, np.int32)
+    marked = np.empty(width, w.dtype)
     for at in range(0, count, BLOCK):
         m = begin(place, at)
         for j in range(n):
             staged(place, at, m, j, True, upto)
+            sizes = marks[j]
             for i in range(m):
-                marks[j, at + i] = abs(w[ROW + i])
+                sizes[at + i] = abs(w[ROW + i])
     for j in range(n):
+        limit, factor, sizes = limits[j], factors[j], marks[j]
         for row in range(0, count, width):
-            line = marks[j, row : row + width]
-            order(line, packed, other, counts)
-            for r in range(width):
-                e = np.int64(packed[r] & np.uint64(0xFFFFFFFF))
-                x = drawn(start + row + e, keys[j, 0], keys[j, 1])
-                line[e] = factors[j, r] if np.uint64(x) < limits[j, r] else zero
+            line = sizes[row : row + width]
+            draw_row(start + row, keys[j, 0], keys[j, 1], draws)
+            if peaks[j] >= 0 and crowd(line, bucket, begins) <= CROWDED * width:
+                mark_by_bucket(line, draws, bucket, begins, limit, peaks[j], factor[0], marked, open_)
+            else:
+                mark_by_rank(line, draws, packed, other, counts, limit, factor, marked)
+            line[:] = marked
 
 
 @_jit
 def side(w, weight, average):  # type: ignore[no-untyped-def]
     """Adds the model in hand to the sides of the vote.
 
-    PLUS and MINUS hold each side's mass (AGREE_PLAIN: unweighted; weighted in UP and DOWN); FIRST and SECOND what it is divided by: how many, or their weights, or
-    (agree_max) its largest. A NaN goes to both masses and makes the vote NaN.
+    PLUS and MINUS hold each side's mass (AGREE_PLAIN: unweighted, and weighted in UP and DOWN); FIRST and SECOND what
+    it is divided by: how many, or their weights, or (AGREE_MAX) its largest. A NaN goes to both masses and makes the
+    vote NaN.
     """
     zero, one = w.dtype.type(0), w.dtype.type(1)
     if average == AGREE_MAX:
@@ -604,7 +715,7 @@ def tally32(pattern, m, low, shift, below, bins, j, hit):  # type: ignore[no-unt
 
 
 @_jit
-def tally64(pattern, m, low, shift, below, bins, j, hit):  # type: ignore[no-untyped-def]
+def tally64(pattern, m, low, shift, below, bins, j):  # type: ignore[no-untyped-def]
     """Counts the float64 patterns of a block under and in window j; the sign is not looked at."""
     size = np.uint64(bins.shape[1])
     first, by = low[j], np.uint64(shift[j])
@@ -633,13 +744,13 @@ def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-unty
 def magnitudes64(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float64 magnitudes under and in the windows: model j's are j, j + n, ..."""
     n, count, w = len(place[3]), place[6], place[12]
-    pattern, hit = w[ROW : ROW + BLOCK].view(np.uint64), np.zeros(BLOCK, np.uint8)
+    pattern = w[ROW : ROW + BLOCK].view(np.uint64)
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
         for j in range(n):
             model(place, at, m, j, True)
             for window in range(j, len(low), n):
-                tally64(pattern, m, low, shift, below, bins, window, hit)
+                tally64(pattern, m, low, shift, below, bins, window)
 
 
 @_jit
@@ -669,13 +780,13 @@ def spreads32(place, low, shift, below, bins, every):  # type: ignore[no-untyped
 def spreads64(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float64 spreads under and in the one window; returns how many spreads are zero."""
     count, w, upto = place[6], place[12], len(place[7])
-    pattern, hit = w[SPREAD : SPREAD + BLOCK].view(np.uint64), np.zeros(BLOCK, np.uint8)
+    pattern = w[SPREAD : SPREAD + BLOCK].view(np.uint64)
     none = 0
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
         spread(place, at, m, upto)
         none += zeros(w, m)
-        tally64(pattern, m, low, shift, below, bins, 0, hit)
+        tally64(pattern, m, low, shift, below, bins, 0)
     return none
 
 

@@ -68,15 +68,13 @@ class RankedDrop:
     inverse: bool
     step: int
 
-    def chances(self, width: int) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    def chances(self, width: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns, (n, width) by rank: below which 32-bit draw an element is kept, and its factor then."""
         slope = 2 * np.arange(width) / (width - 1) - 1 if width > 1 else np.zeros(width)
-        chance = np.stack([d + e * slope if 0 < d < 1 else np.full(width, d) for d, e in self._pairs()])
+        pairs = zip(map(_written, self.density), map(_written, self.epsilon), strict=True)
+        chance = np.stack([d + e * slope if 0 < d < 1 else np.full(width, d) for d, e in pairs])
         factor = 1 / np.where(chance > 0, chance, 1.0) if self.inverse else np.ones_like(chance)
-        return np.rint(chance * 2.0**32).astype(np.uint64), factor
-
-    def _pairs(self) -> list[tuple[float, float]]:
-        return list(zip(self.density, self.epsilon, strict=True))
+        return np.rint(chance * 2.0**32).astype(np.int64), factor
 
 
 @dataclass(frozen=True)
@@ -88,12 +86,18 @@ class RankedBand:
     first: Literal["removed", "kept"] = "removed"
     step: int = 0
 
-    def chances(self, width: int) -> tuple[NDArray[np.uint64], NDArray[np.float64]]:
+    def chances(self, width: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns, (n, width) by rank: below which 32-bit draw an element is kept (all or none), and its factor, 1."""
         rank = np.arange(width)
-        edges = [band(width, *shares, self.first) for shares in zip(self.kept, self.removed, strict=True)]
+        pairs = zip(map(_written, self.kept), map(_written, self.removed), strict=True)
+        edges = [band(width, *shares, self.first) for shares in pairs]
         inside = np.stack([(rank >= start) & (rank < stop) for start, stop in edges])
-        return np.where(inside, 2**32, 0).astype(np.uint64), np.ones(inside.shape)
+        return np.where(inside, 2**32, 0).astype(np.int64), np.ones(inside.shape)
+
+
+def _written(share: float) -> float:
+    """Returns a share as it is written with the digits that float32 has: it reaches torch in float32, loops in full."""
+    return float(str(np.float32(share)))
 
 
 def band(total: int, kept: float, removed: float, first: Literal["removed", "kept"]) -> tuple[int, int]:
@@ -123,8 +127,9 @@ class Combination:
         scale: multiplies the average.
         average: `sum`; or, with an elected sign per element, over those that agree with it: `agree_sum`, `agree_count`
             (divided by how many agree), `agree_weight` (divided by the sum of their weights, 1 where that is 0),
-            `agree_max` (the largest magnitude). Without a vote: `active`, where several models' deltas are not zero, their
-            mean, and where one is, weight[i] times it; `largest`, the one of largest magnitude, the later of equals.
+            `agree_max` (the largest magnitude). Without a vote: `active`, where several models' deltas are not zero,
+            their mean, and where one is, weight[i] times it; `largest`, the one of largest magnitude, the later of
+            equals.
         tie: what an exactly zero vote elects: 0 nobody, +1 or -1 that sign.
         stages: applied to the deltas first, after those of the transforms.
         vote: the sign is elected by the `weighted` deltas, or (with `agree_weight`) by the `plain` ones.
@@ -172,7 +177,7 @@ def at_step(stage: Stage, step: int) -> Stage:
 
 
 def spread(deltas: Tensor) -> Tensor:
-    """Returns the sum of squared distances of the models from their mean: (n, *shape) -> (*shape), n times a variance."""
+    """Returns the models' summed squared distance from their mean, n times a variance: (n, *shape) -> (*shape)."""
     mean, total = deltas[0], torch.zeros_like(deltas[0])
     for at, row in enumerate(deltas[1:], start=2):
         apart = row - mean
@@ -191,6 +196,6 @@ def _by_rank(stage: Ranked, deltas: Tensor, key: Key) -> Tensor:
     marks = []
     for drawn, rank, limit, factor in zip(draws, ranks, limits, factors, strict=True):
         table = torch.from_numpy(factor).to(rows)
-        below = torch.from_numpy(limit.astype(np.int64)).to(rows.device)
+        below = torch.from_numpy(limit).to(rows.device)
         marks.append(table[rank].where(drawn < below[rank], 0.0))
     return deltas * torch.stack(marks).reshape(deltas.shape)

@@ -73,7 +73,9 @@ class Merged:
     def fused(self) -> bool:
         """Whether the CPU kernels can express the whole chain."""
         needs = [step.method.needs_for(dict(step.values)) for step in self.steps]
-        described = all(step.method.fused is not None and need.fused for step, need in zip(self.steps, needs, strict=True))
+        described = all(
+            step.method.fused is not None and need.fused for step, need in zip(self.steps, needs, strict=True)
+        )
         return described and self.locality < Locality.TENSOR
 
     @property

@@ -97,11 +97,11 @@ class LinesScale(Part):
     """A number that rises evenly from the first block to the last, and is that of the first block outside them.
 
     Source: Wang et al., LiNeS, ICLR 2025, arXiv:2410.17146: the merged delta of block l of L is multiplied by
-    alpha + beta l / (L - 1), and of tensors outside the blocks by alpha. As the `scale` of a method it is applied behind
-    the merge, whatever the method. A model of one block has alpha.
+    alpha + beta l / (L - 1), and of tensors outside the blocks by alpha. As the `scale` of a method it is applied
+    behind the merge, whatever the method. A model of one block has alpha.
 
     Attributes:
-        alpha: in the first block; "1/n", the paper's for a sum of n deltas, or a number (for a single model, from 0 to 1).
+        alpha: in the first block; "1/n", the paper's for a sum of n deltas, or a number (for one model, from 0 to 1).
         beta: how much more it is in the last block; the paper tunes it (for a single model it is 1 - alpha).
     """
 

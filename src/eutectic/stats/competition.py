@@ -69,11 +69,11 @@ class ScoreEdges(Quantiles):
 
 
 def clipped(deltas: Tensor, edges: Floats) -> tuple[Tensor, Tensor]:
-    """Returns magnitudes clipped to each model's edges, and where they lie between them, in [0, 1]: both (n, *shape)."""
+    """Returns magnitudes clipped to each model's edges, and where between them, in [0, 1]: both (n, *shape)."""
     low, high = (column(tuple(row), deltas) for row in edges.tolist())
     size = deltas.abs().clamp(low, high)
     room = high - low
-    return size, (size - low) / room.where(room > 0, 1.0)
+    return size, ((size - low) / room).where(room > 0, 0.0)
 
 
 def scores(deltas: Tensor, edges: Floats, inter: Inter) -> Tensor:

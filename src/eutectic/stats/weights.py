@@ -125,9 +125,7 @@ class Energy(_OfWeights):
         if seen.rows is not None:
             sums = kernels.energy(seen.rows.then(*stages), self.of_ == "weights")
         else:
-            sums = _per_grain(
-                seen.after(stages) if self.of_ == "deltas" else seen.tensors, lambda x: x.square().sum(1)
-            )
+            sums = _per_grain(seen.after(stages) if self.of_ == "deltas" else seen.tensors, lambda x: x.square().sum(1))
         # Some tensors of a model may come with a base and others without; it is no model.
         _place(state, seen, sums[:, sums.shape[1] - state[seen.name].shape[1] :])
 
@@ -469,7 +467,7 @@ def _look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, 
         )
         start, stop = low + (first << shift), min(low + ((last + 1) << shift) - 1, state.top)
         # A window not much too wide is cut to what one count resolves: being wrong now and then costs less.
-        spare = max(0, stop - start + 1 - BINS) if stop - start < 3 * BINS else 0
+        spare = max(0, stop - start + 1 - BINS) if stop - start < 5 * BINS else 0
         return None, _cover(start + spare // 2, stop - (spare - spare // 2))
     if rank <= below:
         return None, _cover(0, low - 1)

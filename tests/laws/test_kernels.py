@@ -172,6 +172,19 @@ CHAINS: dict[str, list[Step]] = {
     "trim-dare-linear": [("trim", {"density": 0.5}), ("dare", {"density": 0.75}), ("linear", {})],
     "dare-l1-stock": [("dare", {"density": 0.5, "rescale": "l1"}), ("model_stock", {})],
     "trim-l1-task": [("trim", {"density": 0.5, "rescale": "l1"}), ("task_arithmetic", {"scale": 0.5})],
+    "della-ties": [
+        ("della", {"density": 0.5, "epsilon": 0.25}),
+        ("ties", {"density": 0.5, "scope": "tensor"}),
+    ],
+    "crumbs-della-task": [
+        ("breadcrumbs", {"density": 0.5}),
+        ("della", {"density": 0.5, "epsilon": 0.25, "rescale": "l1"}),
+        ("task_arithmetic", {"scale": 0.5}),
+    ],
+    "crumbs-sce": [
+        ("breadcrumbs", {"density": 0.75, "scope": "tensor"}),
+        ("sce", {"select_topk": 0.25, "mask": "deltas"}),
+    ],
     "dare-dare-linear": [("dare", {"density": 0.5}), ("dare", {"density": 0.5}), ("linear", {})],
 }
 

@@ -10,7 +10,7 @@ from eutectic.recipe.document import compose
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource
 from eutectic.recipe.parse import read_recipe
 from eutectic.recipe.schema import json_schema
-from eutectic.recipe.values import NanWeights
+from eutectic.recipe.values import LinesScale, NanWeights
 
 SCHEMA = json_schema()
 PAGE = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
@@ -138,3 +138,4 @@ def test_keys_are_those_of_the_classes() -> None:
     assert set(ModelEntry.model_fields) - {"parameters"} <= set(definitions["model"]["properties"])
     assert set(SliceSource.model_fields) - {"parameters"} <= set(definitions["source"]["properties"])
     assert set(definitions["nan"]["anyOf"][1]["properties"]["nan"]["properties"]) == set(NanWeights.model_fields)
+    assert set(definitions["lines"]["properties"]["lines"]["properties"]) == set(LinesScale.model_fields)

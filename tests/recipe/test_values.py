@@ -3,7 +3,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from eutectic.recipe.values import NanWeights, plain_value, read_number, read_text, read_value, show
+from eutectic.recipe.values import LinesScale, NanWeights, plain_value, read_number, read_text, read_value, show
 
 
 def test_equal_numbers_are_one_value() -> None:
@@ -38,6 +38,9 @@ def test_what_is_no_text(raw: object) -> None:
         ({"nan": None}, NanWeights()),
         ({"nan": {"of": "delta", "per": "tensor", "scale": 2}}, NanWeights(of="delta", per="tensor", scale=2)),
         (NanWeights(scale=1), NanWeights(scale=1)),
+        ({"lines": {"beta": 0.4}}, LinesScale(beta=0.4)),
+        ({"lines": {"alpha": 0.5, "beta": 1}}, LinesScale(alpha=0.5, beta=1)),
+        ("lines", "lines"),
     ],
 )
 def test_forms_of_a_value(raw: object, value: object) -> None:
@@ -57,6 +60,9 @@ def test_forms_of_a_value(raw: object, value: object) -> None:
         ({"nan": {"fo": "delta"}}, "unknown key 'fo'"),
         ({"nan": {"scale": "n"}}, "expected a number, found 'n'"),
         ({"nan": 3}, "expected a mapping, found 3"),
+        ({"lines": {"alpha": 1}}, "expected the key 'beta', found none"),
+        ({"lines": {"bete": 1}}, "did you mean 'beta'"),
+        ({"lines": {"alpha": "1/m", "beta": 1}}, "expected a number, found '1/m'"),
         (float("nan"), "without the dot"),
         (None, "found nothing"),
     ],

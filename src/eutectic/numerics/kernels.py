@@ -252,6 +252,11 @@ def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bi
         count(_place(part), low, shift, below, bins, part.every)
 
 
+def tally(patterns: NDArray[np.uint64], low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> None:
+    """Counts patterns (n, elements) that were made elsewhere, as `magnitudes` counts those of the deltas."""
+    loops.tally(patterns, low, shift, below, bins)
+
+
 def spreads(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> int:
     """Counts the elements' spreads over the models in one window, as `magnitudes` does; returns how many are 0."""
     count = loops.spreads64 if rows.double else loops.spreads32

@@ -251,16 +251,14 @@ def radix(packed, other, counts):  # type: ignore[no-untyped-def]
         source, target = (other, packed) if swapped else (packed, other)
         if count[np.int64((source[0] >> by) & np.uint64(255))] == size:
             continue
-        total = 0
+        total = np.int64(0)
         for b in range(256):
-            here = count[b]
-            count[b] = total
-            total += np.int64(here)
+            count[b], total = total, total + count[b]
         for i in range(size):
             word = source[i]
-            b = np.int64((word >> by) & np.uint64(255))
-            target[count[b]] = word
-            count[b] += 1
+            at = np.int64((word >> by) & np.uint64(255))
+            target[count[at]] = word
+            count[at] += 1
         swapped = not swapped
     if swapped:
         packed[:] = other
@@ -305,7 +303,7 @@ def draw_row(first, key0, key1, draws):  # type: ignore[no-untyped-def]
 
 @_jit
 def crowd(line, bucket, begins):  # type: ignore[no-untyped-def]
-    """Sorts a row's magnitudes into buckets, 128 an octave, the largest in the last; smaller ones than fit in the first.
+    """Counts a row's magnitudes in buckets, 128 an octave, the largest in the last; what is too small in the first.
 
     Bucket b holds the ranks begins[b]..begins[b + 1]. Returns the sum of squares of how many each holds.
     """
@@ -327,7 +325,7 @@ def crowd(line, bucket, begins):  # type: ignore[no-untyped-def]
     begins[:] = 0
     for i in range(size):
         begins[bucket[i] + 1] += 1
-    squares = 0
+    squares = np.int64(0)
     for b in range(1, last + 2):
         count = begins[b]
         squares += np.int64(count) * np.int64(count)
@@ -359,12 +357,12 @@ def mark_by_bucket(line, draws, bucket, begins, limit, peak, factor, marks, open
     least, most = min(limit[0], limit[size - 1]), limit[peak]
     for i in range(size):
         marks[i] = factor * line.dtype.type(np.int64(draws[i]) < least)
-    left = 0
+    left = np.int64(0)
     for i in range(size):
         x = np.int64(draws[i])
         open_[left] = np.int32(i)
         left += np.int64(x >= least) & np.int64(x < most) & np.int64(line[i] > 0)
-    ranked = 0
+    ranked = np.int64(0)
     for at in range(left):
         i = open_[at]
         x, start, stop = np.int64(draws[i]), begins[bucket[i]], begins[bucket[i] + 1] - 1
@@ -725,6 +723,22 @@ def tally64(pattern, m, low, shift, below, bins, j):  # type: ignore[no-untyped-
             below[j] += 1
         elif (b - first) >> by < size:
             bins[j, np.int64((b - first) >> by)] += 1
+
+
+@_jit
+def tally(patterns, low, shift, below, bins):  # type: ignore[no-untyped-def]
+    """Counts patterns (n, elements) under and in the windows: row j's are j, j + n, ..."""
+    size = np.uint64(bins.shape[1])
+    for window in range(len(low)):
+        row = patterns[window % len(patterns)]
+        first, by, under = low[window], np.uint64(shift[window]), 0
+        for i in range(len(row)):
+            at = (row[i] - first) >> by
+            if row[i] < first:
+                under += 1
+            elif at < size:
+                bins[window, np.int64(at)] += 1
+        below[window] += under
 
 
 @_jit

@@ -411,12 +411,8 @@ def magnitudes_of(patterns: list[int], double: bool) -> Floats:
 
 
 def tally(state: Window, patterns: NDArray[np.uint64]) -> None:
-    """Counts patterns (n, elements) in the windows, of which there are n or a multiple of n, without kernels."""
-    for window, low in enumerate(state.low):
-        row = patterns[window % len(patterns)]
-        inside = (row[row >= low] - low) >> np.uint64(state.shift[window])
-        state.below[window] += len(row) - len(inside)
-        state.bins[window] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
+    """Counts patterns (n, elements) in the windows, of which there are n or a multiple of n."""
+    kernels.tally(patterns, state.low, state.shift, state.below, state.bins)
 
 
 def narrow(state: Window, ranks: list[int]) -> list[int] | Again:

@@ -130,7 +130,7 @@ def test_what_needs_no_vote_by_hand() -> None:
     base, first, second = torch.zeros(3), torch.tensor([4.0, -2.0, 0.0]), torch.tensor([-5.0, 2.0, 3.0])
     three = rows([base, first, second])
     assert combine(three, Combination((1.0, 1.0), "deltas", average="largest")) == [-5, 2, 3]
-    assert combine(three, Combination((2.0, 1.0), "deltas", average="largest")) == [8, 2, 3]
+    assert combine(three, Combination((2.0, 1.0), "deltas", average="largest")) == [8, -4, 3]
     assert combine(three, Combination((2.0, 10.0), "deltas", average="active")) == [-0.5, 0, 30]
 
 

@@ -61,7 +61,7 @@ def test_forms_of_a_value(raw: object, value: object) -> None:
         ({"nan": {"scale": "n"}}, "expected a number, found 'n'"),
         ({"nan": 3}, "expected a mapping, found 3"),
         ({"lines": {"alpha": 1}}, "expected the key 'beta', found none"),
-        ({"lines": {"bete": 1}}, "did you mean 'beta'"),
+        ({"lines": {"alpa": 1, "beta": 1}}, "did you mean 'alpha'"),
         ({"lines": {"alpha": "1/m", "beta": 1}}, "expected a number, found '1/m'"),
         (float("nan"), "without the dot"),
         (None, "found nothing"),

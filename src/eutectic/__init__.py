@@ -26,7 +26,8 @@ from eutectic.errors import (
 if TYPE_CHECKING:
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, verify
+    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, specialise, verify
+    from eutectic.api.soups import Soup, greedy_soup
 
 __all__ = [
     "CalibrationError",
@@ -41,11 +42,13 @@ __all__ = [
     "Receipt",
     "Recipe",
     "RecipeError",
+    "Soup",
     "TensorDifference",
     "UndeclaredNeed",
     "Verification",
     "__version__",
     "diff",
+    "greedy_soup",
     "inspect",
     "merge",
     "open",
@@ -53,6 +56,7 @@ __all__ = [
     "read",
     "rule",
     "run",
+    "specialise",
     "verify",
 ]
 
@@ -60,7 +64,8 @@ __all__ = [
 _HOMES = {
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "verify"),
+    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "specialise", "verify"),
+    "soups": ("Soup", "greedy_soup"),
 }
 
 

@@ -126,6 +126,9 @@ def recipes(root: Path, *, big: bool) -> dict[str, dict[str, Any]]:
             "nan model": of(*three, method={"task_arithmetic": {"weight": {"nan": {"of": "delta", "per": "model"}}}}),
             "nan tensor": of(*three, method={"linear": {"weight": {"nan": {"of": "finetuned", "per": "tensor"}}}}),
             "float64": of("code", "maths", method={"ties": {"density": 0.5}}, dtype="float64"),
+            "emr": of(*three, method="emr", output={"shard_size": "5MB"}),
+            "tall ties": of(*three, method={"tall_masks": {"threshold": [0.2, 0.6], "vector": "ties"}}),
+            "consensus": of(*three, method="consensus"),
         }
     stage = of("code", "maths", method={"ties": {"density": 0.4}})
     rows = {"model_stock": {"rows": True}}
@@ -160,15 +163,26 @@ def recipes(root: Path, *, big: bool) -> dict[str, dict[str, Any]]:
         "missing: present": of("code", "lean", method={"ties": {"density": 0.5, "scope": "tensor"}}, missing="present"),
         "extra: copy": of("code", "rich", method="task_arithmetic", extra="copy"),
         "extra: drop": of("code", "rich", method="task_arithmetic", extra="drop"),
+        "trim, emr": of(*three, method=[{"trim": {"density": 0.5, "scope": "tensor"}}, {"emr": {"rescale": "sum"}}]),
+        "stage of emr": {"base": str(root / "base"), "method": "task_arithmetic",
+                         "models": [{"recipe": of("code", "maths", method="emr")}, {"model": str(root / "chat")}]},
+        "tsv_c": of(*three, method=[{"trim": {"density": 0.5, "scope": "tensor"}}, "tsv_c"]),
+        "emr of some": of(*three, method="emr", rules=[
+            {"match": "*q_proj*", "method": "linear"}, {"match": NORM, "keep": "maths"},
+        ]),
+        "masks of adapters": of("code", "adapter", method="tall_masks"),
+        "masks of mixed dtypes": of("code", "half", "full", method=[{"dare": {"density": 0.5}}, "tall_masks"]),
+        "masks of present": of("code", "lean", method="tall_masks", missing="present"),
+        "dare, consensus ties": of(*three, method=[{"dare": {"density": 0.5}}, {"consensus": {"vector": "ties"}}]),
         "buffers: base": of("code", "moved", method="task_arithmetic", buffers="base"),
         "tied": of("code", "twice", method="task_arithmetic"),
     }  # fmt: skip
 
 
 def digests(folder: Path) -> dict[str, str]:
-    """Returns the sha256 of every weight file and its index."""
-    files = sorted(folder.glob("*.safetensors*"))
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """Returns the sha256 of every weight file and its index, and of what was made for each task."""
+    files = sorted(folder.rglob("*.safetensors*"))
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def least(recipe: Mapping[str, Any], threads: int | None = None) -> int:

@@ -65,7 +65,7 @@ class Collected:
         if at < numel or numel == 0:
             yield at, numel
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         self.written.setdefault(site.spec.name, {})[start, stop] = data.tobytes()
         self.bad += bad
 

@@ -56,19 +56,19 @@ def check_absent_or_whole(out: Path, whole: Path) -> None:
         assert names(out) == names(whole)
         return
     staging = staging_of(out)
-    shards = sorted(staging.glob("*.safetensors")) if staging.exists() else []
+    shards = sorted(staging.rglob("*.safetensors")) if staging.exists() else []
     unsealed = [path for path in shards if not any(path.read_bytes()[:8])]
     for path in unsealed:
         with pytest.raises(SafetensorError):
             safe_open(path, "pt")
         with pytest.raises(eutectic.CheckpointError):
             eutectic.open(path)
-    if unsealed or len(shards) < len(list(whole.glob("*.safetensors"))):
+    if unsealed or len(shards) < len(list(whole.rglob("*.safetensors"))):
         with pytest.raises(eutectic.CheckpointError):
             eutectic.open(staging)
     elif shards:
         weights = {name: digest for name, digest in digests(whole).items() if name.endswith(".safetensors")}
-        assert {path.name: digests(staging)[path.name] for path in shards} == weights
+        assert {name: digests(staging)[name] for name in weights} == weights
 
 
 def kill_at(share: float, how: signal.Signals, recipe: Recipe, out: Path, seconds: float) -> bool:
@@ -111,6 +111,14 @@ def kill_often(points: int, recipe: Recipe, whole: Path, folder: Path, seed: int
 def test_killed_at_random(recipe: Recipe, whole: Path, tmp_path: Path) -> None:
     """SIGKILL and SIGTERM at eight random points: nothing half done, and resuming gives the same bytes."""
     kill_often(8, recipe, whole, tmp_path, 1)
+
+
+def test_killed_with_extras(small: Path, tmp_path: Path) -> None:
+    """The same where there is a file for each task: they are absent, or whole and the same."""
+    recipe = recipes(small, big=False)["emr of some"] | {"output": {"shard_size": "600kB"}}
+    run(recipe, tmp_path / "whole")
+    assert len(list((tmp_path / "whole" / "tasks").iterdir())) == 3
+    kill_often(6, recipe, tmp_path / "whole", tmp_path, 3)
 
 
 @pytest.mark.slow

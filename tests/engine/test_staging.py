@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 import eutectic
-from eutectic.engine.staging import RECEIPT, Staging, finished
+from eutectic.checkpoint.sidecars import RECEIPT
+from eutectic.engine.staging import Staging, finished
 
 
 def test_finished(tmp_path: Path) -> None:

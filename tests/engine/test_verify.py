@@ -13,6 +13,7 @@ import eutectic
 from tests.engine.family import BIG, BUFFER, MEDIUM, NORM, recipes, run
 from tests.make.checkpoints import write_model
 
+EXTRAS = ["trim, emr", "tsv_c", "emr of some", "masks of adapters", "masks of present"]
 METHODS = ["rules", "rows", "stage", "adapter", "mixed dtypes", "base rows", "slices", "buffers: base", "extra: copy"]
 
 
@@ -35,7 +36,7 @@ def flip(out: Path, name: str, byte: int) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", METHODS + EXTRAS)
 def test_right(name: str, small: Path, tmp_path: Path) -> None:
     """All tensors of an untouched output are right, whatever the method, threads and memory."""
     out = merged(small, name, tmp_path / "out")
@@ -54,6 +55,33 @@ def test_one_flipped_bit(tensor: str, byte: int, small: Path, tmp_path: Path) ->
     found = eutectic.verify(out, sample=None)
     assert not found.ok
     assert found.differing == {tensor: 1}
+
+
+@pytest.mark.parametrize("kind", ["mask", "rescaler"])
+def test_one_flipped_bit_of_an_extra(kind: str, small: Path, tmp_path: Path) -> None:
+    """What was made for each task is made again too; a bit of it that differs is found, and named with its file."""
+    out = merged(small, "trim, emr", tmp_path / "out")
+    assert eutectic.verify(out, sample=None, threads=3).ok
+    path = out / "tasks" / "task-2.safetensors"
+    data = bytearray(path.read_bytes())
+    size = int.from_bytes(data[:8], "little")
+    begin, end = json.loads(data[8 : 8 + size])[f"{MEDIUM}:emr.{kind}"]["data_offsets"]
+    data[8 + size + (begin + end) // 2] ^= 1
+    path.write_bytes(data)
+    found = eutectic.verify(out, sample=None)
+    assert found.differing == {f"tasks/task-2.safetensors:{MEDIUM}:emr.{kind}": 1}
+
+
+def test_missing_tasks(small: Path, tmp_path: Path) -> None:
+    """A task's file that is gone, or holds other tensors, is refused."""
+    out = merged(small, "emr of some", tmp_path / "out")
+    other = out / "tasks" / "task-3.safetensors"
+    save_file({"a:emr.mask": load_file(other)[f"{MEDIUM}:emr.mask"]}, other, {"eutectic_task": "chat"})
+    with pytest.raises(eutectic.CheckpointError, match="is not what its recipe makes"):
+        eutectic.verify(out)
+    other.unlink()
+    with pytest.raises(eutectic.CheckpointError, match="expected the files of 3 tasks, found 2"):
+        eutectic.verify(out)
 
 
 def test_copies_that_were_cast(small: Path, tmp_path: Path) -> None:

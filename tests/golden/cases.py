@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+Weights = dict[str, torch.Tensor]
 HERE = Path(__file__).parent
 NOT_BUILT = HERE / "not_built.txt"
 

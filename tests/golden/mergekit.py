@@ -216,6 +216,36 @@ def _slerp(_: Config, target: Target) -> Values:
     return Values({"slerp.t": float(t)}, lambda feed: {})
 
 
+def _nuslerp(config: Config, target: Target) -> Values:
+    """The reference's `row_wise` runs along the first axis, against its documentation."""
+    scope = "column" if _shared(target, "nuslerp_row_wise", False) else "row"
+    scope = "tensor" if _shared(target, "nuslerp_flatten", True) else scope
+    shared = {"nuslerp.of": "deltas" if config.base else "weights", "nuslerp.scope": scope}
+    return Values(shared, lambda feed: {"nuslerp.weight": _required(target, feed, "weight")})
+
+
+def _multislerp(config: Config, target: Target) -> Values:
+    shared = {
+        "multislerp.of": "deltas" if config.base else "weights",
+        "multislerp.normalize": bool(_shared(target, "normalize_weights", True)),
+        "multislerp.eps": float(_shared(target, "eps", 1e-8)),
+    }
+    return Values(shared, lambda feed: {"multislerp.weight": _required(target, feed, "weight")})
+
+
+def _karcher(_: Config, target: Target) -> Values:
+    tol = float(_shared(target, "tol", 1e-5))
+    shared = {"karcher.max_iter": int(_shared(target, "max_iter", 10)), "karcher.tol": tol, "karcher.floor": tol}
+    return Values(shared, lambda feed: {})
+
+
+def _nearswap(_: Config, target: Target) -> Values:
+    t = target.shared("t")
+    if t is None:
+        raise errors.RecipeError(f"mergekit's nearswap requires t, and {target.name} has none; add t")
+    return Values({"nearswap.t": float(t)}, lambda feed: {})
+
+
 def _model_stock(_: Config, target: Target) -> Values:
     return Values({"model_stock.rows": bool(_shared(target, "filter_wise", False))}, lambda feed: {})
 
@@ -294,6 +324,11 @@ def _chain(*steps: tuple[str, dict[str, Any]]) -> Callable[[Config, _Rules], lis
 METHODS = {
     "linear": Translation(False, _chain(("linear", {})), _linear),
     "slerp": Translation(True, _chain(("slerp", {})), _slerp),
+    "nuslerp": Translation(True, _chain(("nuslerp", {})), _nuslerp),
+    "multislerp": Translation(True, _chain(("multislerp", {})), _multislerp),
+    "karcher": Translation(False, _chain(("karcher", {})), _karcher),
+    "nearswap": Translation(True, _chain(("nearswap", {})), _nearswap),
+    "arcee_fusion": Translation(True, _chain(("arcee_fusion", {})), lambda _, __: Values({}, lambda feed: {})),
     "passthrough": Translation(False, _chain(("passthrough", {})), _passthrough),
     "model_stock": Translation(True, _chain(("model_stock", {"angle": "cosine", "floor": 1e-6})), _model_stock),
     "task_arithmetic": Translation(True, _chain(("task_arithmetic", {})), _sum(None, False)),

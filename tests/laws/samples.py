@@ -2,14 +2,14 @@
 
 import importlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from eutectic.methods.declare import Method, Parameter
+from eutectic.methods.declare import Domain, Method, Parameter
 from tests.make.sites import Step
 
 Values = dict[str, Any]
@@ -82,6 +82,11 @@ def samples() -> list[Sample]:
     return found
 
 
+def suited(method: Method[Any], tried: Iterable[Sample]) -> list[Sample]:
+    """Returns the samples that a plan would give to the method: matrices, where it is for matrices."""
+    return [each for each in tried if method.needs.domain is Domain.ANY or each.base.dim() == 2]
+
+
 #: The powers of two that the scale law multiplies by.
 POWERS = (1, -3, 5)
 
@@ -105,7 +110,19 @@ def parties(method: Method[Any]) -> list[Party]:
     found = [Party(most, needs.base)]
     if needs.base_counts and not needs.base:
         found.append(Party(most - 1, True))
+    if not needs.base and any(wants_base(method, values) for values, _ in settings(method, Party(most, True))):
+        found.append(Party(most, True))
     return found
+
+
+def filled(method: Method[Any], values: Values) -> Values:
+    """Returns values with the defaults of those not given."""
+    return {own.name: values.get(own.name, own.default) for own in method.parameters}
+
+
+def wants_base(method: Method[Any], values: Values) -> bool:
+    """Whether the method reads a base under these values."""
+    return method.needs_for(filled(method, values)).base
 
 
 def steps(method: Method[Any], values: Values) -> list[Step]:
@@ -138,6 +155,8 @@ def others(method: Method[Any], own: Parameter, n: int) -> list[Any]:
         return [not default]
     if own.kind == "int":
         return [value for value in (default + 1, default + 3) if own.bounds.high is None or value <= own.bounds.high]
+    if own.bounds.low is not None and own.bounds.high is None:
+        return [(0.5, 1.5, 0.25)[:n], (2.0, 0.5, 1.0)[:n]] if own.bounds.per_model else [0.625]
     share = own.bounds.high is not None
     if own.bounds.per_model:
         rows = [(0.25, 1.0, 0.5), (1.0, 1.0, 1.0), (0.0, 0.5, 0.75)] if share else [(0.5, 1.5, -0.25), (2.0, 0.5, 1.0)]
@@ -145,17 +164,20 @@ def others(method: Method[Any], own: Parameter, n: int) -> list[Any]:
     return [0.25, 1.0] if share else [0.625, -0.5]
 
 
-def settings(method: Method[Any], n: int) -> Iterator[tuple[Values, frozenset[str]]]:
-    """Yields the plain values, then every other value of one parameter at a time; and which parameters are changed."""
+def settings(method: Method[Any], party: Party) -> Iterator[tuple[Values, frozenset[str]]]:
+    """Yields the plain values, then every other value of one parameter at a time; and which parameters are changed.
+
+    Values that want a base are left out for a party without one.
+    """
     usual = plain(method)
-    yield usual, frozenset()
-    for own in method.parameters:
-        for value in others(method, own, n):
-            yield usual | {own.name: value}, frozenset({own.name})
+    changes = [(own.name, value) for own in method.parameters for value in others(method, own, party.n)]
+    found = [(usual, frozenset[str]()), *((usual | {name: value}, frozenset({name})) for name, value in changes)]
+    yield from (each for each in found if party.base or not wants_base(method, each[0]))
 
 
-def options(method: Method[Any], n: int) -> list[Values]:
+def options(method: Method[Any], party: Party) -> list[Values]:
     """Returns every combination of words and switches, with the numbers of the plain values or, in turn, of others."""
+    n = party.n
     words = [own for own in method.parameters if own.kind in {"choice", "bool"}]
     numbers = [own for own in method.parameters if own.kind not in {"choice", "bool"}]
     both = [[_first(own) if own.required else own.default, *others(method, own, n)] for own in words]
@@ -165,7 +187,8 @@ def options(method: Method[Any], n: int) -> list[Values]:
     for at, combination in enumerate(itertools.product(*both)):
         chosen = dict(zip((own.name for own in words), combination, strict=True))
         found.append(rows[at % len(rows)] | chosen)
-    return found + [row for row in rows if row not in found]
+    found += [row for row in rows if row not in found]
+    return [row for row in found if party.base or not wants_base(method, row)]
 
 
 def aside(method: Method[Any]) -> Mapping[str, frozenset[str]]:

@@ -19,7 +19,7 @@ from eutectic.numerics.kernels import BLOCK, GRAIN
 from tests.make.memory import TORCH, from_bytes
 from tests.make.sites import Job, Step
 
-from .samples import Party, Values, options, parties, plain
+from .samples import Party, Values, filled, options, parties, plain
 
 FUSED = pytest.mark.parametrize("method", [m for m in METHODS.values() if m.fused], ids=lambda m: m.name)
 OUTPUTS = ("F64", "F32", "F16", "BF16")
@@ -68,20 +68,27 @@ def job(
     return Job(chain, models[: party.n], base if party.base else None, fused=True, **how).settle()
 
 
-def outcomes(merge: Job, dtype: str) -> Iterator[tuple[torch.Tensor, int]]:
-    """Yields what the kernels make of a settled merge, then what torch makes of it, and how much is not finite."""
+def outcomes(merge: Job, dtype: str) -> Iterator[tuple[torch.Tensor, int, bytes]]:
+    """Yields what the kernels make of a settled merge, then what torch makes of it.
+
+    Each time the tensor, how much is not finite, and the extras.
+    """
     chain = merge.chains[0]
-    rows = Worker(merge.inputs).load(chain, 0, chain.part.numel)
+    worker = Worker(merge.inputs)
+    rows = worker.load(chain, 0, chain.part.numel)
     for fused in (True, False):
         chain.fused = fused
         raw = np.zeros(rows.count * torch.empty(0, dtype=TORCH[dtype]).itemsize, np.uint8)
-        bad = chain.combine(rows, raw, dtype)
-        yield from_bytes(raw, dtype, chain.site.spec.shape), bad
+        extras = worker.extras(chain.site, 0, rows.count)
+        bad = chain.combine(rows, raw, dtype, extras)
+        yield from_bytes(raw, dtype, chain.site.spec.shape), bad, b"".join(each.tobytes() for each in extras)
 
 
 def difference(merge: Job, dtype: str) -> str:
     """Says how the two ways differ; nothing when their bits are the same."""
-    (fused, bad), (plain, expected) = outcomes(merge, dtype)
+    (fused, bad, extras), (plain, expected, wanted) = outcomes(merge, dtype)
+    if extras != wanted:
+        return f"{sum(a != b for a, b in zip(extras, wanted, strict=True))} bytes of the extras"
     if not torch.equal(fused.isnan(), plain.isnan()):
         return f"NaN at {torch.nonzero(fused.isnan() != plain.isnan()).tolist()[:3]}"
     if bad != expected or bad != int((~plain.isfinite()).sum()):
@@ -104,11 +111,10 @@ def chain_of(method: Method[Any], chosen: Values) -> list[Step]:
     return [(method.name, chosen)] if method.combines else [(method.name, chosen), ("task_arithmetic", {"scale": 0.5})]
 
 
-def expressible(method: Method[Any], n: int) -> Iterator[Values]:
+def expressible(method: Method[Any], party: Party) -> Iterator[Values]:
     """Yields the options of a method that its kernels can express."""
-    for chosen in options(method, n):
-        filled = {own.name: chosen.get(own.name, own.default) for own in method.parameters}
-        if method.needs_for(filled).fused:
+    for chosen in options(method, party):
+        if method.needs_for(filled(method, chosen)).fused:
             yield chosen
 
 
@@ -118,7 +124,7 @@ def test_every_option(method: Method[Any], types: str) -> None:
     """Every combination of words and switches, with NaN, infinities, denormals, -0.0 and ties, in every type."""
     wrong = []
     for party in parties(method):
-        for at, chosen in enumerate(expressible(method, party.n)):
+        for at, chosen in enumerate(expressible(method, party)):
             merge = job(chain_of(method, chosen), party, TYPES[types], (9, 11), special=at % 2 == 0)
             out = [dtype for dtype in OUTPUTS if difference(merge, dtype)]
             wrong += [(chosen, party.n, dtype, difference(merge, dtype)) for dtype in out]
@@ -140,7 +146,7 @@ def test_lengths(method: Method[Any], count: int) -> None:
 def test_shapes(method: Method[Any], shape: tuple[int, ...]) -> None:
     """Scalars, empty tensors and tensors of many axes."""
     for party in parties(method):
-        for chosen in expressible(method, party.n):
+        for chosen in expressible(method, party):
             assert difference(job(chain_of(method, chosen), party, TYPES["f32"], shape), "F32") == "", chosen
 
 
@@ -150,7 +156,7 @@ def test_shapes(method: Method[Any], shape: tuple[int, ...]) -> None:
 def test_adapters(method: Method[Any], types: tuple[str, ...], special: bool) -> None:
     """Models that come as differences from the base."""
     for party in [Party(party.n, True) for party in parties(method)[:1]]:
-        for chosen in expressible(method, party.n):
+        for chosen in expressible(method, party):
             merge = job(chain_of(method, chosen), party, types, (7, 5), special=special, deltas=[True] * party.n)
             assert difference(merge, "F32") == "", chosen
 
@@ -160,7 +166,7 @@ def test_adapters(method: Method[Any], types: tuple[str, ...], special: bool) ->
 def test_adapters_beside_models(method: Method[Any], which: tuple[bool, ...]) -> None:
     """Some models as they are, some as differences from the base; numbers are such that (x - b) + b is x."""
     party = Party(parties(method)[0].n, True)
-    for chosen in expressible(method, party.n):
+    for chosen in expressible(method, party):
         source = torch.Generator().manual_seed(5)
         base, *rest = (torch.randint(-32, 33, (7, 5), generator=source).float() / 8 for _ in range(4))
         merge = Job(chain_of(method, chosen), rest[: party.n], base, fused=True, deltas=which[: party.n]).settle()
@@ -185,6 +191,9 @@ CHAINS: dict[str, list[Step]] = {
         ("breadcrumbs", {"density": 0.75, "scope": "tensor"}),
         ("sce", {"select_topk": 0.25, "mask": "deltas"}),
     ],
+    "dare-emr": [("dare", {"density": 0.5}), ("emr", {})],
+    "trim-tall-ties": [("trim", {"density": 0.75}), ("tall_masks", {"vector": "ties", "density": 0.5})],
+    "dare-consensus": [("dare", {"density": 0.5}), ("consensus", {"threshold": 0.25})],
     "dare-dare-linear": [("dare", {"density": 0.5}), ("dare", {"density": 0.5}), ("linear", {})],
 }
 
@@ -237,7 +246,7 @@ def test_coefficients_that_need_rounding(name: str, types: str) -> None:
     merge = job(chain_of(METHODS[name], AWKWARD[name]), Party(3, True), TYPES[types], (30, 40))
     work = torch.finfo(torch.float64 if types == "f64" else torch.float32)
     for dtype in OUTPUTS:
-        (fused, _), (plain, _) = outcomes(merge, dtype)
+        (fused, *_), (plain, *_) = outcomes(merge, dtype)
         size = 40.0  # |base| + sum |w x| with weights up to 10 and numbers up to 4
         room = 2 * work.eps * size + torch.finfo(fused.dtype).eps * plain.double().abs() + torch.finfo(fused.dtype).tiny
         assert ((fused.double() - plain.double()).abs() <= room).all()

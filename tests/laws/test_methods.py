@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,22 @@ from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
 from tests.make.sites import Job, Step, merge
 
-from .samples import POWERS, Party, Sample, Values, aside, draw, parties, plain, samples, settings, steps
+from .samples import (
+    POWERS,
+    Party,
+    Sample,
+    Values,
+    aside,
+    draw,
+    filled,
+    parties,
+    plain,
+    samples,
+    settings,
+    steps,
+    suited,
+    wants_base,
+)
 
 ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 SAMPLES = samples()
@@ -86,9 +102,9 @@ def cases(method: Method[Any], law: str) -> Iterator[Case]:
     """Yields what a law is tried on, but for the options that the method's own test sets it aside for."""
     lost = aside(method)
     for party in parties(method):
-        for values, changed in settings(method, party.n):
+        for values, changed in settings(method, party):
             if not any(law in lost.get(name, ()) for name in changed):
-                yield from ((values, party, sample) for sample in (FEW if changed else SAMPLES))
+                yield from ((values, party, sample) for sample in suited(method, FEW if changed else SAMPLES))
 
 
 def holds(method: Method[Any], law: str, case: Case) -> bool:
@@ -129,9 +145,9 @@ def test_laws_set_aside_are_broken(method: Method[Any]) -> None:
             tried = [
                 (values, party, sample)
                 for party in parties(method)
-                for values, changed in settings(method, party.n)
+                for values, changed in settings(method, party)
                 if name in changed
-                for sample in SAMPLES
+                for sample in suited(method, SAMPLES)
             ]
             assert any(not holds(method, law, case) for case in tried), f"{name} does not break {law}"
 
@@ -144,8 +160,8 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
     """Results depend on the seed exactly where a method says that it draws."""
     differ = []
     for party in parties(method):
-        for values, changed in settings(method, party.n):
-            for sample in FEW if changed else SAMPLES:
+        for values, changed in settings(method, party):
+            for sample in suited(method, FEW if changed else SAMPLES):
                 first, second = (run(method, (values, party, sample), seed=seed) for seed in (0, 1))
                 differ.append(not torch.equal(first, second))
     assert any(differ) == method.needs.random
@@ -154,11 +170,11 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
 @ALL
 def test_base_iff_read(method: Method[Any]) -> None:
     """Without a base, a method that declares one raises UndeclaredNeed; one that does not never asks."""
-    party = parties(method)[0]
-    for values, changed in settings(method, party.n):
-        for sample in FEW if changed else SAMPLES:
-            job = Job(steps(method, values), list(sample.models[: party.n]), fused=False)
-            if method.needs.base:
+    n = parties(method)[0].n
+    for values, changed in settings(method, Party(n, True)):
+        for sample in suited(method, FEW if changed else SAMPLES):
+            job = Job(steps(method, values), list(sample.models[:n]), fused=False)
+            if wants_base(method, values):
                 with pytest.raises(UndeclaredNeed, match=r"Needs\(base=True\)"):
                     job.run()
             else:
@@ -170,10 +186,11 @@ def test_a_base_that_is_not_declared_changes_nothing(method: Method[Any]) -> Non
     """A base that is there for an adapter's sake is not read by methods that do not ask for one."""
     if method.needs.base or method.needs.base_counts:
         pytest.skip("reads the base")
-    for values, _ in settings(method, parties(method)[0].n):
+    for values, _ in settings(method, parties(method)[0]):
+        sliced = method.needs_for(filled(method, values)).locality is Locality.ELEMENT
         for sample in FEW:
             models = list(sample.models[: parties(method)[0].n])
-            for fused in (False, True) if method.fused else (False,):
+            for fused in (False, True) if method.fused and sliced else (False,):
                 how: dict[str, Any] = {"double": sample.base.dtype == torch.float64, "fused": fused}
                 with_base = merge(steps(method, values), models, sample.base, **how)
                 assert torch.equal(with_base, merge(steps(method, values), models, None, **how))
@@ -196,7 +213,7 @@ def site_of(chain: Chain, sample: Sample, party: Party) -> tuple[Site, dict[str,
     step = chain.site.steps[0]
     read = Read({name: chain.results[Request(0, fold)] for name, fold in step.method.folds(**step.values).items()})
     models, base = party.pick(sample)
-    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base)
+    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base, width=chain.part.width)
     per_model = {own.name for own in step.method.parameters if own.bounds.per_model}
     return site, {k: site.column(v) if k in per_model else v for k, v in step.values.items()}, read
 
@@ -206,7 +223,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
     """A method reads every statistic that it declares, and fails loudly when one is missing."""
     sample = next(each for each in SAMPLES if each.name.startswith("16x33"))
     for party in parties(method):
-        for values, _ in settings(method, party.n):
+        for values, _ in settings(method, party):
             models, base = party.pick(sample)
             job = Job(steps(method, values), models, base, fused=False).settle()
             site, arguments, read = site_of(job.chains[0], sample, party)
@@ -222,7 +239,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
 def test_result_has_the_declared_shape(method: Method[Any]) -> None:
     """A combine returns (*shape) and a transform (n, *shape), in work precision."""
     for party in parties(method):
-        for sample in SAMPLES:
+        for sample in suited(method, SAMPLES):
             models, base = party.pick(sample)
             double = sample.base.dtype == torch.float64
             job = Job(steps(method, plain(method)), models, base, fused=False, double=double).settle()
@@ -247,8 +264,8 @@ def equal_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
 def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
     """Where a method may be sliced, slices of the merge are merges of the slices, to the last bit."""
     for party in parties(method):
-        for values, _ in settings(method, party.n):
-            locality = method.needs_for(_filled(method, values, party.n)).locality
+        for values, _ in settings(method, party):
+            locality = method.needs_for(filled(method, values)).locality
             if locality is Locality.TENSOR:
                 continue
             sample = LONG if locality is Locality.ELEMENT else WIDE
@@ -261,16 +278,53 @@ def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
 
 
 @ALL
+def test_slices_make_the_extras_of_the_whole(method: Method[Any]) -> None:
+    """What is made for each model of slices is, laid end to end, what is made of the whole, to the last bit."""
+    if not method.extras or method.needs.locality is not Locality.ELEMENT:
+        pytest.skip("makes nothing beside the tensor, or nothing in slices")
+    for party in parties(method):
+        for values, _ in settings(method, party):
+            for fused in (False, True):
+                job = Job(steps(method, values), *party.pick(LONG), fused=fused).settle()
+                size = LONG.base.numel()
+                whole = job.extras(0, size)
+                parts = [job.extras(start, min(size, start + GRAIN)) for start in range(0, size, GRAIN)]
+                for at, expected in enumerate(whole):
+                    rows = [part[at].reshape(party.n, -1) if part[at].size else None for part in parts]
+                    joined = np.concatenate([row for row in rows if row is not None], axis=1)
+                    assert np.array_equal(joined.reshape(-1), expected), (values, fused, method.extras[at].name)
+
+
+@ALL
+def test_every_task_comes_back(method: Method[Any]) -> None:
+    """`specialise` gets back a model that is alone: nothing in the way changed it.
+
+    Extras are stored in float32, and decompositions err by the norm of the whole.
+    """
+    if method.specialise is None:
+        pytest.skip("makes nothing for single tasks")
+    party = Party(1, method.needs.base)
+    for sample in (each for each in FEW if each.base.dtype == torch.float32):
+        models, base = party.pick(sample)
+        assert base is not None
+        sink = Job(steps(method, plain(method)), models, base).run()
+        extras = {name: row[0].bool() if row.dtype == torch.uint8 else row[0] for name, row in sink.extras("w").items()}
+        assert near(method.specialise(base, sink.tensor("w"), extras), models[0], sample.size * base.numel() ** 0.5)
+
+
+@ALL
 @pytest.mark.parametrize("held", [0, 1 << 30], ids=["swept", "held"])
 def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
     """Small slices, two threads, held in memory or read again: the bytes are the same."""
     for party in parties(method):
-        for sample in (LONG, WIDE):
+        for sample in suited(method, (LONG, WIDE)):
             models, base = party.pick(sample)
             chain = steps(method, plain(method))
-            whole = Job(chain, models, base).run().tensor("w")
-            cut = Job(chain, models, base, slice_elements=GRAIN, threads=2, resident_bytes=held).run().tensor("w")
-            assert equal_bits(whole, cut)
+            whole = Job(chain, models, base).run()
+            cut = Job(chain, models, base, slice_elements=GRAIN, threads=2, resident_bytes=held).run()
+            assert equal_bits(whole.tensor("w"), cut.tensor("w"))
+            for name, extra in whole.extras("w").items():
+                assert torch.equal(extra, cut.extras("w")[name])
 
 
 ROWS: dict[str, list[Step]] = {
@@ -296,8 +350,3 @@ def test_statistics_behind_rows_see_whole_rows(chain: str, fused: bool) -> None:
         for held in (0, 1 << 30):
             how: dict[str, Any] = {"slice_elements": GRAIN, "threads": 2, "resident_bytes": held, "fused": fused}
             assert equal_bits(whole, Job(ROWS[chain], models, base, **how).run().tensor("w"))
-
-
-def _filled(method: Method[Any], values: Values, n: int) -> Values:
-    """Returns values with the defaults of those not given."""
-    return {own.name: values.get(own.name, own.default) for own in method.parameters}

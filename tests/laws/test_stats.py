@@ -19,6 +19,7 @@ from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import BLOCK, GRAIN
 from eutectic.numerics.stages import Drop, RankedDrop
 from eutectic.stats import weights
+from eutectic.stats.elected import Elected
 from eutectic.stats.fold import Again, Part, Scope, Statistic
 from eutectic.stats.weights import (
     Energy,
@@ -54,6 +55,8 @@ STATISTICS: dict[str, Statistic] = {
     "cut": CUT,
     "cut exact": MagnitudeQuantile(Scope.MODEL, (0.1,), "exact"),
     "cut by mask rate": MagnitudeQuantile(Scope.MODEL, (0.0, 0.2, 0.9), "mask_rate"),
+    "elected means": Elected(Scope.MODEL, "mean"),
+    "elected sums": Elected(Scope.MODEL, "sum"),
     "balance": SignBalance(Scope.MODEL, (0.5, -1.0, 2.0)),
     "balance above a cut": SignBalance(Scope.MODEL, (1.0,), CUT),
 }
@@ -174,7 +177,7 @@ def test_every_statistic_is_tested() -> None:
     """A statistic of weights that is added is added here."""
     shared = Gram.__mro__[1]
     own = {each for each in vars(weights).values() if isinstance(each, type) and issubclass(each, shared)}
-    assert own - {shared, weights.Quantiles} == {type(statistic) for statistic in STATISTICS.values()}
+    assert own - {shared, weights.Quantiles} | {Elected} == {type(statistic) for statistic in STATISTICS.values()}
 
 
 @EACH
@@ -390,7 +393,7 @@ def test_quantile_of_tiny_tensors(total: int) -> None:
 def test_quantile_of_sampled_tensors(name: str, swept: bool) -> None:
     """Where a sample guesses the window, also when the sample misleads."""
     deltas = hard(300_000, torch.float32)[name]
-    assert MagnitudeQuantile(Scope.TENSOR).init([Part("w", deltas.numel())], 1, False).sampling > 1
+    assert MagnitudeQuantile(Scope.TENSOR).init([Part("w", deltas.numel(), tuple(deltas.shape))], 1, False).sampling > 1
     check(deltas, fused=True, swept=swept)
 
 

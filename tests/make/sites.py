@@ -13,7 +13,9 @@ from eutectic.engine.chain import Chain
 from eutectic.engine.execute import Executor
 from eutectic.engine.reader import Worker
 from eutectic.methods import get
+from eutectic.methods.extras import BIT
 from eutectic.numerics.kernels import GRAIN
+from eutectic.plan.memory import extras_bytes
 from eutectic.plan.steps import Feed, Merged, Schedule
 from eutectic.recipe.resolve import ResolvedStep
 
@@ -38,9 +40,15 @@ def resolve(step: Step, n: int) -> ResolvedStep:
 class Collected:
     """A sink that keeps what is merged."""
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+    def __init__(self, sites: Sequence[Merged]) -> None:
+        specs = [site.spec for site in sites]
         self._bytes = {spec.name: np.zeros(spec.nbytes, np.uint8) for spec in specs}
         self._specs = {spec.name: spec for spec in specs}
+        self._sites = {site.spec.name: site for site in sites}
+        self._extras = {
+            site.spec.name: [np.zeros((len(site.models), size), np.uint8) for size in _extra_sizes(site)]
+            for site in sites
+        }
         self._results: dict[str, Any] = {}
         self.bad: dict[str, int] = dict.fromkeys(self._specs, 0)
 
@@ -48,11 +56,15 @@ class Collected:
         """Yields the whole tensor."""
         yield 0, numel
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Keeps a slice."""
         width = site.spec.dtype.bits // 8
         self._bytes[site.spec.name][start * width : stop * width] = data
         self.bad[site.spec.name] += bad
+        for extra, kept, made in zip(site.extras, self._extras[site.spec.name], extras, strict=True):
+            part = made.reshape(len(site.models), -1) if made.size else made.reshape(len(site.models), 0)
+            first = extra.first_byte(start)
+            kept[:, first : first + part.shape[1]] = part
 
     def result(self, key: str) -> Any:
         """Returns a stored result."""
@@ -64,6 +76,20 @@ class Collected:
 
     def progress(self, nbytes: int, doing: str) -> None:
         """Hears that bytes were read."""
+
+    def extras(self, name: str) -> dict[str, torch.Tensor]:
+        """Returns the extras of a tensor by name, one row a model; bits as zeros and ones in the tensor's shape."""
+        site = self._sites[name]
+        found = {}
+        for extra, kept in zip(site.extras, self._extras[name], strict=True):
+            if extra.dtype == BIT:
+                bits = np.unpackbits(kept, axis=1, bitorder="little")[:, : site.spec.numel]
+                found[extra.name] = torch.from_numpy(bits.copy()).reshape(len(kept), *site.spec.shape)
+            else:
+                shape = extra.stored(site.spec.shape, len(kept))
+                assert shape is not None
+                found[extra.name] = from_bytes(kept.reshape(-1), extra.dtype, (len(kept), *shape))
+        return found
 
     def tensor(self, name: str) -> torch.Tensor:
         """Returns a merged tensor."""
@@ -96,6 +122,7 @@ class Job:
     slice_elements: int = 8 * GRAIN
     resident_bytes: int = 1 << 30
     threads: int = 1
+    lanes: int = 1
     chains: list[Chain] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,17 +150,26 @@ class Job:
 
     def run(self) -> Collected:
         """Merges every tensor."""
-        sink = Collected([chain.site.spec for chain in self.chains])
+        sink = Collected([chain.site for chain in self.chains])
         self._executor(sink).run(self.chains)
         return sink
 
     def settle(self) -> "Job":
         """Computes every statistic and merges nothing."""
-        executor = self._executor(Collected([chain.site.spec for chain in self.chains]))
+        executor = self._executor(Collected([chain.site for chain in self.chains]))
         executor.settle(self.chains)
         for chain in self.chains:
             executor.settle_own(chain)
         return self
+
+    def extras(self, start: int, stop: int) -> list[Buffer]:
+        """Returns the extras of elements start..stop of the one settled tensor, as the engine would write them."""
+        chain = self.chains[0]
+        worker = Worker(self.inputs)
+        made = worker.extras(chain.site, start, stop - start)
+        raw = np.zeros((stop - start) * chain.site.spec.dtype.bits // 8, np.uint8)
+        chain.combine(worker.load(chain, start, stop), raw, chain.site.spec.dtype.name, made)
+        return [buffer.copy() for buffer in made]
 
     def map(self, start: int = 0, stop: int | None = None, name: str | None = None) -> torch.Tensor:
         """Merges elements start..stop of one settled tensor, in the shape of the whole when they are all of it."""
@@ -150,8 +186,15 @@ class Job:
         return from_bytes(raw, spec.dtype.name, shape), bad
 
     def _executor(self, sink: Collected) -> Executor:
-        schedule = Schedule(self.threads, self.slice_elements, self.resident_bytes, self.threads)
+        schedule = Schedule(
+            self.threads, self.slice_elements, self.resident_bytes, self.threads, self.lanes, self.lanes
+        )
         return Executor(self.inputs, schedule, sink)
+
+
+def _extra_sizes(site: Merged) -> list[int]:
+    n = len(site.models)
+    return [size // n for size in extras_bytes(site, 0, site.spec.numel)]
 
 
 def _named(tensors: torch.Tensor | Named) -> Named:

@@ -10,7 +10,17 @@ import torch
 from eutectic.numerics import kernels
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import BINS, BLOCK, CODES, GRAIN, Rows
-from eutectic.numerics.stages import Combination, Drop, RankedBand, RankedDrop, Scale, Select, Trim, apply
+from eutectic.numerics.stages import (
+    Combination,
+    Drop,
+    Marks,
+    RankedBand,
+    RankedDrop,
+    Scale,
+    Select,
+    Trim,
+    apply,
+)
 from tests.make.memory import NAMES, TORCH, to_bytes
 
 
@@ -49,6 +59,42 @@ def test_averages_by_hand() -> None:
     means = {"sum": 4.0, "agree_sum": 6.0, "agree_count": 3.0, "agree_weight": 2.0, "agree_max": 4.0}
     for average, expected in means.items():
         assert combine(four, Combination(weight, "deltas", average=average)) == [expected]  # type: ignore[arg-type]
+
+
+def test_unified_and_marks_by_hand() -> None:
+    """Deltas 4, 1, -2 elect 4, which the first two agree with; 1, 1, -2 sum to zero, which elects -2; no one has 0s."""
+    deltas = [[4.0, 1.0, 0.0], [1.0, 1.0, 0.0], [-2.0, -2.0, 0.0]]
+    four = rows([torch.zeros(3), *map(torch.tensor, deltas)])
+    out, marked = np.zeros(12, np.uint8), np.full(3, 255, np.uint8)
+    how = Combination((1.0,) * 3, "deltas", average="unified", marks=Marks("agrees"))
+    kernels.combine(four, how, out, CODES["F32"], marked)
+    assert out.view(np.float32).tolist() == [4, -2, 0]
+    assert marked.tolist() == [0b001, 0b001, 0b010]
+    assert kernels.elected(four).tolist() == [[[5, 2, 4], [4, 4, 2]]]
+
+
+def test_marks_of_what_is_near_by_hand() -> None:
+    """The sum of 4, 0 and 1, 1 is 5, 1: |4| > 0.5 * 1, not |0| > 0.5 * 1; not |1| > 0.5 * 4, |1| > 0; one each."""
+    three = rows([torch.ones(2), torch.tensor([5.0, 1.0]), torch.tensor([2.0, 2.0])])
+    for least, expected in ((0, [11, 3]), (1, [11, 3]), (2, [1, 1])):
+        marked = np.zeros(2, np.uint8)
+        out = np.zeros(8, np.uint8)
+        how = Combination((1.0, 1.0), "deltas", 1.0, 2.0, marks=Marks("near", (0.5, 0.5), least))
+        kernels.combine(three, how, out, CODES["F32"], marked)
+        assert out.view(np.float32).tolist() == expected
+        assert marked.tolist() == [0b01, 0b10]
+        if least:  # also where nobody asks for the bits
+            assert combine(three, how) == expected
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK + 5])
+def test_bits_are_packed_lowest_first(count: int) -> None:
+    """As numpy packs them, the rest of the last byte zero."""
+    delta = torch.randint(0, 2, (count,), generator=torch.Generator().manual_seed(count)).float()
+    marked = np.full(-(-count // 8), 255, np.uint8)
+    how = Combination((1.0,), "deltas", average="unified", marks=Marks("agrees"))
+    kernels.combine(rows([torch.zeros(count), delta]), how, np.zeros(4 * count, np.uint8), CODES["F32"], marked)
+    assert np.array_equal(marked, np.packbits(delta.numpy() > 0, bitorder="little"))
 
 
 @pytest.mark.parametrize(("tie", "expected"), [(0, 0.0), (1, 3.0), (-1, -3.0)])

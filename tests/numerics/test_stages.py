@@ -1,12 +1,16 @@
+import numpy as np
 import pytest
 import torch
 
 from eutectic.numerics.draw import Key
 from eutectic.numerics.stages import (
     Band,
+    Clip,
     Drop,
     RankedBand,
     RankedDrop,
+    RowScale,
+    RowTrim,
     Scale,
     Select,
     Trim,
@@ -14,6 +18,7 @@ from eutectic.numerics.stages import (
     at_step,
     band,
     column,
+    row_factors,
     spread,
 )
 
@@ -110,3 +115,30 @@ def test_stages_that_draw_are_moved() -> None:
     """To the chain position where they are asked for; others stay what they are."""
     assert at_step(Drop((0.5,), (1.0,), 0), 3) == Drop((0.5,), (1.0,), 3)
     assert at_step(Trim((0.5,)), 3) == Trim((0.5,))
+
+
+def test_clip_by_hand() -> None:
+    """Each model has its own limit on either side; NaN stays."""
+    found = apply(Clip((2.0, 0.5)), torch.tensor([[3.0, -1.0], [-4.0, float("nan")]]), Key(0, "w"))
+    assert found[0].tolist() == [2.0, -1.0]
+    assert found[1, 0] == -0.5
+    assert found[1, 1].isnan()
+
+
+def test_row_factors() -> None:
+    """Elements 4 to 8 of rows of three lie in rows 1, 1, 2, 2, 2, whatever shape they are shown in."""
+    factor = np.array([1.0, 10.0, 100.0])
+    flat = row_factors(factor, 3, torch.zeros(2, 5), 4)
+    assert flat.tolist() == [10.0, 10.0, 100.0, 100.0, 100.0]
+    assert row_factors(factor, 3, torch.zeros(1, 2, 3), 3).tolist() == [[10.0] * 3, [100.0] * 3]
+
+
+def test_stages_by_row_by_hand() -> None:
+    """A factor multiplies its row; a trim weighs by it, and keeps what it keeps as it is; NaN stays."""
+    factor = np.array([1.0, 10.0])
+    deltas = torch.tensor([[0.5, -2.0, 0.5, -0.05], [1.0, 0.0, float("nan"), -0.1]])
+    assert apply(RowScale(factor, 2), deltas, Key(0, "w"))[0].tolist() == [0.5, -2.0, 5.0, -0.5]
+    kept = apply(RowTrim(1.0, factor, 2), deltas, Key(0, "w"))
+    assert kept[0].tolist() == [0.0, -2.0, 0.5, 0.0]
+    assert kept[1, [0, 1, 3]].tolist() == [1.0, 0.0, deltas[1, 3].item()]
+    assert kept[1, 2].isnan()

@@ -112,6 +112,27 @@ def test_linear_and_ties(name: str, family: Any, tmp_path: Path) -> None:
         assert eutectic.verify(out, sample=None).ok
 
 
+def test_one_model_for_several_tasks(family: Any, tmp_path: Path) -> None:
+    """The merged model loads with its tasks' files beside it, and so does each task's model: EMR by hand."""
+    folder, (base, one, two) = family("llama")
+    own, models = weights(base), [weights(one), weights(two)]
+    deltas = [{name: model[name] - own[name] for name in own} for model in models]
+    unified = {}
+    for name in own:
+        first, second = (each[name] for each in deltas)
+        sign = torch.where(first + second > 0, 1.0, -1.0)
+        unified[name] = sign * torch.maximum((first * sign).clamp(min=0), (second * sign).clamp(min=0))
+    out = merge(recipe(folder, "emr"), tmp_path / "out")
+    check(out, base, {name: own[name] + unified[name] for name in own}, "llama")
+    for number, delta in enumerate(deltas):
+        masked = {name: unified[name] * (delta[name] * unified[name] > 0) for name in own}
+        mass = [float(sum(each[name].abs().double().mean() for name in own)) for each in (delta, masked)]
+        expected = {name: own[name] + mass[0] / mass[1] * masked[name] for name in own}
+        task = tmp_path / f"task {number}"
+        eutectic.run(eutectic.plan(eutectic.specialise(out, number + 1)), task)
+        check(task, base, expected, "llama")
+
+
 def test_shards(family: Any, tmp_path: Path) -> None:
     """An output of many small files loads through its index."""
     folder, (base, one, two) = family("llama")

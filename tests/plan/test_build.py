@@ -34,6 +34,26 @@ def test_bytes(tmp_path: Path) -> None:
     assert found.writes == 2 * numel + len(found.layout.shards[0].header)
 
 
+def test_tasks(tmp_path: Path) -> None:
+    """A file a task, at offsets known beforehand and part of the job: a bit an element, a number a tensor."""
+    asked = recipe(tmp_path, tensors(), tensors(norm=torch.zeros(4).bfloat16()), tensors(), method="emr")
+    found = plan(asked)
+    assert [shard.filename for shard in found.tasks.shards] == ["tasks/task-1.safetensors", "tasks/task-2.safetensors"]
+    sizes = [-(-value.numel() // 8) + 4 for value in tensors().values()]
+    assert [sum(shard.sizes.values()) for shard in found.tasks.shards] == [sum(sizes)] * 2
+    assert found.writes == found.layout.nbytes + found.tasks.nbytes
+    assert found.files.nbytes == found.writes
+    assert "emr.mask, emr.rescaler for each of 2" in found.explain()
+    assert job(asked.model_copy(update={"models": asked.models[::-1]})) != found.job
+
+
+def test_tasks_of_slices(tmp_path: Path) -> None:
+    """Slices are not of one model, so nothing can be made for each."""
+    sliced = {"slices": [{"sources": [{"model": "m0", "blocks": [0, 1]}, {"model": "m1", "blocks": [0, 1]}]}]}
+    with pytest.raises(eutectic.RecipeError, match="emr makes something for each model's task, and slices are not"):
+        plan(recipe(tmp_path, tensors(), tensors(), tensors(), method="emr", **sliced))
+
+
 def job(asked: eutectic.Recipe, **options: Any) -> str:
     """Returns the digest that names a job."""
     return plan(asked, **options).job

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from eutectic.errors import RecipeError
 from eutectic.recipe.document import compose
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource, Step
 from eutectic.recipe.parse import read_recipe
@@ -77,6 +78,20 @@ def test_models_are_found_by_name_then_reference() -> None:
     assert [recipe.find(name) for name in ("a", "c", "d", "b", "e")] == [0, 1, 2, None, None]
 
 
+def test_tasks() -> None:
+    """A task of an output is called by both names, is part of the digest, and goes with a model; a base with a task."""
+    entry = {"model": "out", "task": "code", "base": "b", "weight": 0.5}
+    recipe = read_recipe({"models": [entry, {"model": "out", "task": "maths"}], "method": "linear"})
+    assert recipe.names == ("out#code", "out#maths")
+    assert recipe.to_dict()["models"][0] == entry
+    plain = read_recipe({"models": ["out", {"model": "out", "task": "maths"}], "method": "linear"})
+    assert plain.digest() != recipe.digest()
+    stage = {"recipe": {"models": ["x"], "method": "linear"}, "task": "code"}
+    for wrong in (stage, {"model": "out", "base": "b"}):
+        with pytest.raises(RecipeError, match="task goes with a model that holds parts for several"):
+            read_recipe({"models": [wrong], "method": "linear"})
+
+
 def test_blocks_of_a_rule() -> None:
     """Ranges hold both ends; a tensor outside the blocks is in none."""
     rule = Rule(blocks="0-3, 7")
@@ -135,7 +150,7 @@ values = st.one_of(
     numbers, st.booleans(), texts, st.lists(numbers, min_size=2, max_size=4), st.builds(NanWeights, scale=numbers)
 )
 parameters = st.dictionaries(
-    texts.filter(lambda key: key not in {"model", "name", "recipe", "blocks"}), values, max_size=3
+    texts.filter(lambda key: key not in {"model", "name", "recipe", "task", "base", "blocks"}), values, max_size=3
 )
 entries = st.builds(ModelEntry, model=texts, name=st.none() | texts, parameters=parameters)
 steps = st.builds(Step, method=texts.filter(lambda name: name != "method"), parameters=parameters)

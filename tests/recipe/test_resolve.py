@@ -230,3 +230,12 @@ def test_unsound_recipes_have_no_resolver() -> None:
     """The static checks come first."""
     with pytest.raises(RecipeError, match="needs a base"):
         resolver(base=None, method="ties")
+
+
+def test_averages_along_a_run_are_numbers_at_once() -> None:
+    """Sources that look at nothing but the order are numbers before anything is planned, oldest first."""
+    (step,) = resolver(method={"linear": {"weight": "wma"}}).steps_for(HEAD)
+    assert step.values["weight"] == (1 / 3, 2 / 3)
+    assert step.coefficients == {}
+    own = resolver(method={"linear": {"weight": {"ema": {"decay": 0.25}}}}, models=["x", "y", "z"])
+    assert weights(own, HEAD) == (0.0625, 0.1875, 0.75)

@@ -29,7 +29,7 @@ def test_scopes_are_ordered() -> None:
 def test_statistics_say_what_they_are(statistic: Statistic) -> None:
     """The planner derives the schedule from these alone."""
     assert (statistic.origin, statistic.of, statistic.after) == (Origin.WEIGHTS, Of.EACH, ())
-    assert statistic.nbytes([Part("w", 10)], 2) > 0
+    assert statistic.nbytes([Part("w", 10, (10,))], 2) > 0
 
 
 def test_what_comes_first() -> None:
@@ -60,20 +60,20 @@ def test_a_slice_is_computed_when_asked_for() -> None:
         asked.append("tensors")
         return torch.zeros(3, 4)
 
-    seen = Seen(Part("w", 100), 64, Key(1, "w", 0, 64), None, tensors, deltas, {CUT: (0.5,)})
+    seen = Seen(Part("w", 100, (100,)), 64, Key(1, "w", 0, 64), None, tensors, deltas, {CUT: (0.5,)})
     assert asked == []
     assert seen.deltas.sum() == 8
     assert asked == ["deltas"]
     assert seen.after((Scale((2.0, 2.0)),)).sum() == 16
     asked.pop()
     assert (seen.name, seen.numel, seen.start, seen.results[CUT]) == ("w", 100, 64, (0.5,))
-    Energy(Scope.TENSOR).update(Energy(Scope.TENSOR).init([Part("w", 100)], 2, False), seen)
+    Energy(Scope.TENSOR).update(Energy(Scope.TENSOR).init([Part("w", 100, (100,))], 2, False), seen)
     assert asked == ["deltas", "deltas"]
 
 
 def test_only_some_need_another_look() -> None:
     """A sum is finished at once; a quantile of many elements narrows its window first."""
-    parts = [Part("w", 1 << 20)]
+    parts = [Part("w", 1 << 20, (1 << 20,))]
     assert not isinstance(Energy(Scope.TENSOR).finish(Energy(Scope.TENSOR).init(parts, 2, False)), Again)
     state = CUT.init(parts, 2, False)
     state.bins[:, 1000] = 500
@@ -81,3 +81,12 @@ def test_only_some_need_another_look() -> None:
     assert isinstance(again, Again)
     assert CUT.sample(again.state) == 1
     assert CUT.sample(state) > 1
+
+
+SHAPES: tuple[tuple[int, ...], ...] = ((6, 4), (2, 3, 4), (5,), (), (0,), (3, 0))
+
+
+def test_rows_of_a_part() -> None:
+    """Rows run along the last axis; a vector or a number is one row; of an empty tensor there are none."""
+    found = {shape: (part.width, part.rows) for shape in SHAPES if (part := Part.of("w", shape))}
+    assert found == {(6, 4): (4, 6), (2, 3, 4): (4, 6), (5,): (5, 1), (): (1, 1), (0,): (1, 0), (3, 0): (1, 0)}

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,15 @@ from eutectic.api import models
 from eutectic.api.recipes import read
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
 from eutectic.checkpoint.remote import materialise
+from eutectic.checkpoint.sidecars import RECEIPT, RECIPE
 from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.tasks import open_task_file, task_files, task_name
 from eutectic.diagnose.difference import TensorDifference, compare_checkpoints
 from eutectic.engine.events import Event, Finished, Observer, Progress, Started
 from eutectic.engine.receipt import Receipt
 from eutectic.engine.run import run as run_plan
 from eutectic.engine.staged import staged
-from eutectic.engine.staging import RECEIPT, RECIPE, finished
+from eutectic.engine.staging import finished
 from eutectic.engine.verify import Verification
 from eutectic.engine.verify import verify as verify_plan
 from eutectic.errors import CheckpointError, OverBudget, RecipeError
@@ -143,14 +145,18 @@ def run(plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: 
     """
     target = Path(os.fspath(out))
     if finished(target, plan.job) is None:
-        _download(plan.inputs, watch)
+        download(plan.inputs, watch)
     receipt = run_plan(plan, target, version=VERSION, resume=resume, watch=watch, card=_card(plan, target.name))
     speed.record(plan.reads + plan.writes, receipt.seconds)
     return receipt
 
 
-def _download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:
-    """Downloads what of the inputs is not here, and tells how far it is."""
+def download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:
+    """Downloads what of the inputs is not here, and tells how far it is.
+
+    Raises:
+        CheckpointError: when it cannot be downloaded.
+    """
 
     def tell(done: int, total: int) -> None:
         for observer in watch:
@@ -202,14 +208,33 @@ def verify(
     with ExitStack() as opened:
         for each in planned.inputs:
             opened.enter_context(_closing(each))
-        _download(planned.inputs)
+        download(planned.inputs)
         output = opened.enter_context(_closing(models.open(folder)))
-        found = verify_plan(planned, output.source, sample)
+        tasks = [opened.enter_context(closing(open_task_file(path))) for path in task_files(folder)]
+        found = verify_plan(planned, output.source, sample, tasks)
     now = [planned.fingerprints[str(number)] for number in range(len(planned.inputs))]
     changed = tuple(
         checkpoint.reference for checkpoint, a, b in zip(planned.inputs, before, now, strict=False) if a != b
     )
     return Verification(found.checked, found.differing, changed)
+
+
+def specialise(out: str | os.PathLike[str], task: str | int, *, base: str | os.PathLike[str] | None = None) -> Recipe:
+    """Makes the recipe of one task's model from an output that holds parts for several; `plan` and `run` carry it out.
+
+    Args:
+        out: a folder that a method with parts for each task wrote, such as EMR-Merging.
+        task: the task's name, which is the name of a model in the recipe of `out`, or its number from 1.
+        base: the base that `out` was merged around, where it is not where its receipt says, or was copied.
+
+    Raises:
+        CheckpointError: when a file of `out` is broken.
+        RecipeError: when `out` holds no parts for tasks, or none for this one; suggests the nearest.
+    """
+    folder = os.fspath(out)
+    name = task_name(Path(folder), str(task))
+    entry = {"model": folder, "task": name, "name": name}
+    return read({"models": [entry if base is None else {**entry, "base": os.fspath(base)}], "method": "passthrough"})
 
 
 def _fingerprints(path: Path) -> list[str]:
@@ -238,7 +263,7 @@ def diff(
             each if isinstance(each, Checkpoint) else opened.enter_context(_closing(models.open(each)))
             for each in (first, second)
         )
-        _download((one, other))
+        download((one, other))
         return compare_checkpoints(one, other, threads or len(os.sched_getaffinity(0)))
 
 
@@ -261,8 +286,10 @@ __all__ = [
     "Verification",
     "check_output",
     "diff",
+    "download",
     "plan",
     "run",
+    "specialise",
     "speed",
     "verify",
 ]

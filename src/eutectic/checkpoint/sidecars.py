@@ -15,6 +15,10 @@ from typing import Any, BinaryIO
 from eutectic.checkpoint.config_changes import ConfigChanges, changed_config
 from eutectic.errors import CheckpointError, OutputError
 
+#: What eutectic itself leaves in an output: what went in and how, and the recipe.
+RECEIPT = "eutectic_receipt.json"
+RECIPE = "eutectic_recipe.yaml"
+
 _TOKENIZER = (
     "tokenizer.json",
     "tokenizer_config.json",

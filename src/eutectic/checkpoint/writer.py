@@ -87,10 +87,10 @@ def lay_out(specs: Sequence[TensorSpec], shard_size: int, metadata: Mapping[str,
         groups[-1].append(spec)
         filled += spec.nbytes
     if len(groups) == 1:
-        return ShardLayout((_shard(WEIGHTS, groups[0], metadata),), None)
+        return ShardLayout((lay_out_file(WEIGHTS, groups[0], metadata),), None)
     total = len(groups)
     shards = tuple(
-        _shard(f"model-{number:05d}-of-{total:05d}.safetensors", group, metadata)
+        lay_out_file(f"model-{number:05d}-of-{total:05d}.safetensors", group, metadata)
         for number, group in enumerate(groups, start=1)
     )
     weight_map = {name: shard.filename for shard in shards for name in shard.offsets}
@@ -98,7 +98,12 @@ def lay_out(specs: Sequence[TensorSpec], shard_size: int, metadata: Mapping[str,
     return ShardLayout(shards, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
-def _shard(filename: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> Shard:
+def lay_out_file(filename: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> Shard:
+    """Decides where each tensor lies in one file: wider element types first, else in the given order.
+
+    Raises:
+        OutputError: when the header would be larger than the format allows.
+    """
     ordered = sorted(specs, key=lambda spec: -spec.dtype.bits)
     table: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     begins: dict[str, int] = {}
@@ -183,11 +188,13 @@ class ShardWriter:
         self._broken = False
         try:
             for shard in layout.shards:
+                _make_folder(folder, (folder / shard.filename).parent)
                 self._descriptors.append(_open_output(folder / shard.filename))
             self._reserve(preallocate)
             for number, shard in enumerate(layout.shards):
                 self._pwrite(number, bytes(8) + shard.header[8:], 0, "write the header")
-            _sync_folder(folder)
+            for inner in sorted({(folder / shard.filename).parent for shard in layout.shards} | {folder}):
+                _sync_folder(inner)
         except BaseException:
             self.close()
             raise
@@ -268,6 +275,18 @@ class ShardWriter:
         """Closes the files, whole or not."""
         while self._descriptors:
             os.close(self._descriptors.pop())
+
+
+def _make_folder(home: Path, inner: Path) -> None:
+    """Makes the folder of a file that does not lie in the output folder itself."""
+    if inner == home:
+        return
+    try:
+        inner.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _failure(inner, error, "make the folder") from error
+    if inner.is_symlink():
+        raise OutputError(f"{inner}: expected a folder of this job's own, found a symbolic link")
 
 
 def _open_output(path: Path) -> int:

@@ -37,6 +37,8 @@ def inspect(
         typer.echo(f"tied      {' = '.join(group)}")
     roles = Counter(place.role.value for place in seen.layout.places.values())
     typer.echo(f"roles     {', '.join(f'{role} ({many})' for role, many in roles.most_common())}")
+    for task, parts in seen.tasks.items():
+        typer.echo(f"task      {task}: {', '.join(parts.kinds)}, {format_bytes(parts.nbytes)}")
     typer.echo(f"digest    {seen.fingerprint} (of headers, sizes, times and samples)")
     if tensors:
         for name, spec in seen.header.items():

@@ -22,6 +22,7 @@ VERBS = {
     "merge": "Merge models by a recipe.",
     "plan": "Show what a merge costs and does.",
     "inspect": "Show names, roles, shapes and types of a model's tensors.",
+    "specialise": "Make the model of one task from an output that holds parts for several.",
     "methods": "List the methods, or show one in full.",
     "verify": "Check an output: merge tensors again and compare bytes.",
     "diff": "Compare two checkpoints tensor by tensor, most changed first.",

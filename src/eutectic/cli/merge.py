@@ -26,6 +26,11 @@ def merge(
 ) -> None:
     """Merge models by a recipe. Run the same command again to resume after a stop."""
     planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    carry_out(planned, out, fresh=fresh, as_json=as_json, quiet=quiet)
+
+
+def carry_out(planned: runs.Plan, out: Path, *, fresh: bool, as_json: bool, quiet: bool) -> None:
+    """Runs a plan with a bar, and says what came of it."""
     runs.check_output(planned, out)
     try:
         with Bar(quiet or as_json) as bar:

@@ -4,12 +4,15 @@ The same declarations run two ways: through the fused kernels (CPU, element-wise
 torch functions. A plan takes one way for a site and keeps it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
+import numpy as np
+
 from eutectic.checkpoint.source import Buffer
 from eutectic.errors import UndeclaredNeed
+from eutectic.methods.extras import BIT
 from eutectic.methods.site import Site
 from eutectic.numerics import kernels
 from eutectic.numerics.draw import Key
@@ -17,8 +20,9 @@ from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
 from eutectic.numerics.stages import Combination, Stage, apply
 from eutectic.numerics.tensors import Tensor, load, torch
+from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.steps import Merged
-from eutectic.stats.fold import Part, Scope, Seen, Statistic
+from eutectic.stats.fold import Scope, Seen, Statistic
 
 
 @dataclass(frozen=True)
@@ -43,13 +47,15 @@ class Chain:
 
     def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu", stage: str = "") -> None:
         self.site = site
-        self.part = Part(site.spec.name, site.spec.numel)
+        self.part = part_of(site)
         self.key = Key(seed, f"{stage}/{site.spec.name}" if stage else site.spec.name)
         self.double = double
         self.device = device
         self.fused = site.fused and device == "cpu"
-        if not self.fused:
+        self.whole = must_be_whole(site)
+        if not self.fused or any(fold.whole for fold in site_folds(site)):
             load()
+        self.lanes = 1  # threads its methods may use; set by whoever visits the site
         self.results: dict[Request, Any] = {}
         self._values: list[dict[str, Any]] = [dict(step.values) for step in site.steps]
         self._stages: tuple[Stage, ...] | None = None
@@ -108,29 +114,37 @@ class Chain:
         """Returns one slice as a statistic of `request` sees it."""
         results = {r.statistic: result for r, result in self.results.items() if r.position == request.position}
         key = Key(self.key.seed, self.key.name, request.position, rows.start)
-        if self.fused:
+        if self.fused and not request.statistic.whole:
             shown = rows.then(*self._stages_before(request.position))
             return Seen(self.part, rows.start, key, shown, _no_tensors, _no_stages, results)
-        whole = rows.whole() if request.position or request.statistic.by_rows else rows
+        if request.statistic.whole:
+            whole, shape = rows, self.site.spec.shape
+        else:
+            whole, shape = rows.whole() if request.position or request.statistic.by_rows else rows, (rows.count,)
         own = slice(rows.start - whole.start, rows.start - whole.start + rows.count)
-        site = self._after(whole, self._shape(whole), request.position)
 
         def tensors() -> Tensor:
-            models = site.tensors.reshape(rows.n, -1)[:, own]
-            return models if site.anchor is None else torch.cat([site.base.reshape(1, -1)[:, own], models])
+            site = self._after(whole, self._shape(whole), request.position)
+            models = site.tensors.reshape(rows.n, -1)[:, own].reshape(rows.n, *shape)
+            if site.anchor is None:
+                return models
+            return torch.cat([site.base.reshape(-1)[own].reshape(1, *shape), models])
 
         def after(stages: tuple[Stage, ...]) -> Tensor:
-            deltas = site.deltas
+            deltas = self._after(whole, self._shape(whole), request.position).deltas
             for stage in stages:
                 deltas = apply(stage, deltas, replace(key, start=whole.start))
-            return deltas.reshape(rows.n, -1)[:, own]
+            return deltas.reshape(rows.n, -1)[:, own].reshape(rows.n, *shape)
 
         return Seen(self.part, rows.start, key, None, tensors, after, results)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
-    def combine(self, rows: Rows, out: Buffer, dtype: str) -> int:
+    def combine(self, rows: Rows, out: Buffer, dtype: str, extras: Sequence[Buffer] = ()) -> int:
         """Writes the merged slice to `out` in output type `dtype`, rounded once.
+
+        `extras` takes the site's extras, model after model, each of the bytes that `extras_bytes` counts; they are not
+        made where none is given.
 
         Returns:
             How many of its elements are NaN or infinite.
@@ -140,16 +154,33 @@ class Chain:
                 last = len(self.site.steps) - 1
                 self._stages = self._stages_before(last)
                 self._combination = cast(Combination, self._describe(last))
-            return kernels.combine(rows.then(*self._stages or ()), self._combination, out, kernels.CODES[dtype])
+            bits = [buffer for extra, buffer in zip(self.site.extras, extras, strict=False) if extra.dtype == BIT]
+            if extras:
+                self._write_numbers(self._combination, extras)
+            shown = rows.then(*self._stages or ())
+            return kernels.combine(shown, self._combination, out, kernels.CODES[dtype], *bits)
         shape = self._shape(rows)
         last = len(self.site.steps) - 1
         site = self._after(rows, shape, last)
-        merged = self.site.steps[last].method(site, **self._tensors(last, site))
-        if merged.shape != shape:
-            raise UndeclaredNeed(
-                f"{self.site.spec.name}: {self.site.steps[last].method.name} returned {tuple(merged.shape)} for {shape}"
-            )
-        return round_to(merged, dtype, out)
+        made = self.site.steps[last].method.outputs(site, **self._tensors(last, site))
+        if made.merged.shape != shape:
+            name = self.site.steps[last].method.name
+            raise UndeclaredNeed(f"{self.site.spec.name}: {name} returned {tuple(made.merged.shape)} for {shape}")
+        for extra, buffer in zip(self.site.extras, extras, strict=False):
+            if extra.dtype == BIT:
+                marked = made.extras[extra.name].reshape(rows.n, -1).numpy(force=True)
+                buffer[:] = np.packbits(marked, axis=1, bitorder="little").reshape(-1)
+            elif len(buffer):
+                round_to(made.extras[extra.name], extra.dtype, buffer)
+        return round_to(made.merged, dtype, out)
+
+    def _write_numbers(self, described: Combination, extras: Sequence[Buffer]) -> None:
+        """Writes the extras that are numbers, which the kernels have no part in."""
+        whole = [(extra, buffer) for extra, buffer in zip(self.site.extras, extras, strict=False) if extra.shape]
+        for (extra, buffer), numbers in zip(whole, described.numbers, strict=True):
+            if len(buffer):
+                with np.errstate(over="ignore"):
+                    buffer[:] = np.array(numbers, {"F32": "<f4", "F64": "<f8"}[extra.dtype]).view(np.uint8)
 
     def _shape(self, rows: Rows) -> tuple[int, ...]:
         """The shape of a slice: the tensor's own when whole, rows of it, or flat."""
@@ -176,7 +207,8 @@ class Chain:
         """The site of one chain position without its values."""
         folds = self.folds(position)
         results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
-        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results, numel=self.part.numel)
+        key, part = self.key.at(position), self.part
+        return Site(part.name, len(self.site.models), key, results, width=part.width, numel=part.numel)
 
     def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
         """The site before any transform, with its values on the device."""
@@ -188,7 +220,8 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.part.numel)
+        site = Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
+        return replace(site, width=self.part.width, numel=self.part.numel)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""

@@ -1,6 +1,7 @@
 """One worker's memory: an arena for the rows of a slice, and buffers that are reused from slice to slice."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from eutectic.checkpoint.spec import TensorSpec
 from eutectic.engine.chain import Chain
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import CODES, ITEMSIZE, Rows
-from eutectic.plan.memory import ALIGN, arena_bytes
+from eutectic.plan.memory import ALIGN, arena_bytes, extras_bytes
 from eutectic.plan.steps import Feed, Merged
 
 
@@ -20,12 +21,21 @@ class Worker:
         self._inputs = inputs
         self._arena = np.empty(0, np.uint8)
         self._out = np.empty(0, np.uint8)
+        self._extras = np.empty(0, np.uint8)
 
     def out(self, nbytes: int) -> Buffer:
         """Returns a buffer of that size; the last one is lost."""
         if len(self._out) < nbytes:
             self._out = np.empty(nbytes, np.uint8)
         return self._out[:nbytes]
+
+    def extras(self, site: Merged, start: int, count: int) -> list[Buffer]:
+        """Returns a buffer for each extra of a slice, for all models; the last ones are lost."""
+        sizes = extras_bytes(site, start, count)
+        if len(self._extras) < sum(sizes):
+            self._extras = np.empty(sum(sizes), np.uint8)
+        ends = np.cumsum([0, *sizes]).tolist()
+        return [self._extras[first:last] for first, last in pairwise(ends)]
 
     def load(self, chain: Chain, start: int, stop: int) -> Rows:
         """Reads elements start..stop of every row of a site; the last slice read is lost.

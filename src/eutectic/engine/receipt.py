@@ -74,6 +74,7 @@ def describe_fates(plan: Plan) -> dict[str, str]:
     fates = {
         site.spec.name: "merged by "
         + ", ".join(step.method.name for step in site.steps)
+        + (f", with {', '.join(extra.name for extra in site.extras)} for each task" if site.extras else "")
         + (f" ({site.why})" if site.why else "")
         for site in plan.merged
     }

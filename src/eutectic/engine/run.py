@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from eutectic.checkpoint.cast import Cast
-from eutectic.checkpoint.sidecars import Sidecar, write_sidecars
+from eutectic.checkpoint.sidecars import RECEIPT, RECIPE, Sidecar, write_sidecars
 from eutectic.checkpoint.source import Buffer, Source
 from eutectic.checkpoint.spec import DTYPES
 from eutectic.checkpoint.writer import ShardWriter, write_index
 from eutectic.engine.chain import Chain
 from eutectic.engine.events import Event, Finished, Observer, Progress, Started
 from eutectic.engine.execute import Executor
+from eutectic.engine.extras import places
 from eutectic.engine.journal import Journal
 from eutectic.engine.meter import Meter
 from eutectic.engine.receipt import Receipt, describe_fates, describe_inputs, versions
-from eutectic.engine.staging import RECEIPT, RECIPE, Staging, finished
+from eutectic.engine.staging import Staging, finished
 from eutectic.engine.sweep import share
 from eutectic.errors import CheckpointError, MismatchError
 from eutectic.numerics import kernels
@@ -108,7 +109,7 @@ def chains_of(plan: Plan, stage: str = "") -> list[Chain]:
 def _write_weights(
     plan: Plan, chains: Sequence[Chain], staging: Staging, resumed: bool, watch: Sequence[Observer]
 ) -> None:
-    writer = ShardWriter(staging.folder, plan.layout)
+    writer = ShardWriter(staging.folder, plan.files)
     try:
         _tell(watch, Started(plan.reads, plan.writes, resumed))
         with one_thread(), _Sink(plan, writer, staging.journal, watch) as sink:
@@ -192,14 +193,17 @@ class _Sink:
         """Stores the result of a statistic."""
         self._journal.found(key, value)
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
-        """Takes the bytes of elements start..stop of a merged site."""
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
+        """Takes the bytes of elements start..stop of a merged site, and its extras."""
         name = site.spec.name
         if bad and self._plan.recipe.non_finite == "error":
             raise CheckpointError(
                 f"{name}: {bad} of the merged elements {start} to {stop} are NaN or infinite, because "
                 f"{self._blame(site, start, stop)}; repair that model, or set non_finite: keep"
             )
+        # Before the slice is noted as done: done means all that comes of it.
+        for place, first, part in places(site, self._plan.has_base, start, extras):
+            self._writer.write(place, first, part)
         self.put(name, start, stop, site.spec.dtype.bits, data, bad)
 
     def put(self, name: str, start: int, stop: int, bits: int, data: Buffer, bad: int = 0) -> None:

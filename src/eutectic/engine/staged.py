@@ -1,7 +1,7 @@
 """A recipe as a source: its merged tensors are made as they are read, so no intermediate checkpoint is written."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.engine.chain import Chain
-from eutectic.engine.execute import Executor, pieces
+from eutectic.engine.execute import Executor, pieces, row_width
 from eutectic.engine.reader import Worker
 from eutectic.engine.run import chains_of, check_buffers
 from eutectic.methods.declare import Locality
@@ -70,7 +70,7 @@ class Staged:
             self._executor.settle_own(chain)
         stop = start + len(out) // itemsize
         grid = self._executor.grid(chain)
-        width = chain.site.width  # whole rows are merged also where parts of them are asked for
+        width = row_width(chain.site)  # whole rows are merged also where parts of them are asked for
         for first, last in pieces(-(-stop // width) * width, grid, start // width * width):
             self._merge(chain, first, last, start, out, itemsize)
 
@@ -159,7 +159,7 @@ class _Nowhere:
         """Yields the whole tensor."""
         yield 0, numel
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Is never called: sites are merged by whoever reads them."""
         raise AssertionError(site.spec.name)
 

@@ -10,11 +10,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from eutectic.checkpoint.sidecars import RECEIPT
 from eutectic.engine.journal import Journal
 from eutectic.errors import OutputError
 
-RECEIPT = "eutectic_receipt.json"
-RECIPE = "eutectic_recipe.yaml"
 JOURNAL = "journal"
 
 

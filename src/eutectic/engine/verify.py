@@ -1,6 +1,7 @@
 """Checks an output against its recipe: merges sampled or all tensors again and compares every byte."""
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,7 +9,9 @@ import numpy as np
 
 from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Source
+from eutectic.checkpoint.tasks import Task, place_name
 from eutectic.engine.execute import Executor
+from eutectic.engine.extras import places
 from eutectic.engine.run import chains_of, check_buffers
 from eutectic.errors import CheckpointError
 from eutectic.numerics.tensors import one_thread
@@ -35,12 +38,13 @@ class Verification:
         return not self.differing
 
 
-def verify(plan: Plan, output: Source, sample: int | None) -> Verification:
-    """Makes tensors again by the plan and compares them with an output.
+def verify(plan: Plan, output: Source, sample: int | None, tasks: Sequence[Task] = ()) -> Verification:
+    """Makes tensors again by the plan and compares them, and what was made for each task of them, with an output.
 
     Args:
         plan: the output's own recipe, planned again.
         output: the weights to check.
+        tasks: the files of its tasks.
         sample: how many tensors, spread evenly over the output; all if None.
 
     Raises:
@@ -54,10 +58,11 @@ def verify(plan: Plan, output: Source, sample: int | None) -> Verification:
                 f"{output.name}: tensor '{name}' is {_say(output.header.get(name))}; its recipe makes "
                 f"{_say(specs.get(name))}"
             )
+    _check_tasks(plan, tasks)
     step = 1 if sample is None else max(1, len(names) // max(1, sample))
     chosen = set(names[::step])
     check_buffers(plan)
-    sink = _Comparison(chosen, output)
+    sink = _Comparison(plan, chosen, output, tasks)
     chains = chains_of(plan)
     with one_thread():
         Executor(plan.inputs, plan.schedule, sink).run(chains)
@@ -65,6 +70,17 @@ def verify(plan: Plan, output: Source, sample: int | None) -> Verification:
         if each.spec.name in chosen:
             _compare_copy(plan, each, sink)
     return Verification(tuple(name for name in names if name in chosen), sink.differing)
+
+
+def _check_tasks(plan: Plan, tasks: Sequence[Task]) -> None:
+    """Checks that there is a file for each task, with the tensors that the recipe makes."""
+    if len(tasks) != len(plan.tasks.shards):
+        raise CheckpointError(f"expected the files of {len(plan.tasks.shards)} tasks, found {len(tasks)}")
+    for number, (task, shard) in enumerate(zip(tasks, plan.tasks.shards, strict=True)):
+        found = {place_name(number, name): spec.nbytes for name, spec in task.file.header.items()}
+        differing = sorted(name for name in {*found, *shard.sizes} if found.get(name) != shard.sizes.get(name))
+        if differing:
+            raise CheckpointError(f"{task.file.path}: tensor '{differing[0]}' is not what its recipe makes")
 
 
 def _say(spec: Any) -> str:
@@ -86,8 +102,12 @@ def _compare_copy(plan: Plan, each: Copied, sink: "_Comparison") -> None:
 class _Comparison:
     """A sink that compares instead of writing."""
 
-    def __init__(self, chosen: set[str], output: Source) -> None:
-        self._chosen, self._output = chosen, output
+    def __init__(self, plan: Plan, chosen: set[str], output: Source, tasks: Sequence[Task]) -> None:
+        self._plan, self._chosen, self._output = plan, chosen, output
+        self._tasks = {
+            place_name(n, name): (task.file, name) for n, task in enumerate(tasks) for name in task.file.header
+        }
+        self._lock = threading.Lock()
         self.differing: dict[str, int] = {}
 
     def missing(self, name: str, numel: int) -> Iterator[tuple[int, int]]:
@@ -95,17 +115,24 @@ class _Comparison:
         if name in self._chosen:
             yield 0, numel
 
-    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int) -> None:
+    def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Compares merged bytes with the output's."""
         self.compare(site.spec.name, start, data)
+        for place, first, part in places(site, self._plan.has_base, start, extras):
+            file, name = self._tasks[place]
+            self._count(place, file, name, first * 8 // file.header[name].dtype.bits, part)
 
     def compare(self, name: str, start: int, data: Buffer) -> None:
         """Counts the bytes that differ from the output's."""
+        self._count(name, self._output, name, start, data)
+
+    def _count(self, called: str, source: Source, name: str, start: int, data: Buffer) -> None:
         there = np.empty(len(data), np.uint8)
-        self._output.read_into(name, start, there)
+        source.read_into(name, start, there)
         wrong = int((there != data).sum())
         if wrong:
-            self.differing[name] = self.differing.get(name, 0) + wrong
+            with self._lock:
+                self.differing[called] = self.differing.get(called, 0) + wrong
 
     def result(self, key: str) -> Any:
         """Returns None: everything is computed again."""

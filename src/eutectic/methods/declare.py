@@ -2,18 +2,21 @@
 
 A method is written as the paper writes it and decorated with `@transform` (keeps the n models) or `@combine` (makes
 one of them). Its signature is its schema: every keyword parameter has a default or is required, and its annotation is
-one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `PerModel`, `PerModelFraction`).
-Calling the wrapped method calls the function and nothing else.
+one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `NonNegative`, `PerModel`,
+`PerModelFraction`). Calling the wrapped method calls the function and nothing else, and returns the tensor; `outputs`
+has the extras too.
 """
 
 import enum
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
 
 from eutectic.errors import RecipeError, nearest
+from eutectic.methods.extras import Extra, Outputs, Specialise
 from eutectic.methods.site import Site
 from eutectic.numerics.stages import Fused
 from eutectic.numerics.tensors import Tensor
@@ -33,6 +36,8 @@ class Bounds:
 
 #: A share in [0, 1].
 Fraction = Annotated[float, Bounds(0.0, 1.0)]
+#: A number from 0 up.
+NonNegative = Annotated[float, Bounds(0.0)]
 #: One number per model; arrives as a tensor of shape (n, 1, ..., 1), ready to broadcast against the site.
 PerModel = Annotated[Tensor, Bounds(per_model=True)]
 #: One share in [0, 1] per model.
@@ -48,10 +53,29 @@ class Locality(enum.IntEnum):
 
 
 class Domain(enum.Enum):
-    """Which tensors a method is for. Others go to the method named by `elsewhere`."""
+    """Which tensors a method is for: every one, those of two axes, or of these the linear maps.
 
-    ANY = "any"
-    MATRIX = "matrix"
+    Embeddings, positions, heads and parameters that are no maps (norms, scales, states) are matrices in shape only.
+    What becomes of the others is `elsewhere`'s to say; a transform leaves them as they are.
+    """
+
+    ANY = "tensors"
+    MATRIX = "matrices"
+    LINEAR = "linear maps"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What becomes of a tensor outside a combine's domain.
+
+    Attributes:
+        method: the combine that merges it, one for every tensor; None takes the base's tensor as it is.
+        values: its hyperparameters; those left out have the value of the same name of the method outside whose domain
+            the tensor is (a coefficient source included), else their default.
+    """
+
+    method: str | None = "linear"
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,11 +119,12 @@ class Needs:
         models: how many models, the base not counted unless `base_counts`.
         base_counts: the base, if there is one, is one of the models (SLERP: from the base to one model).
         locality: the least it must see at once. Slices of an ELEMENT site may be merged in any order.
-        domain: which shapes it is for.
+        domain: which tensors it is for.
         random: draws from `site.key`; its result depends on the recipe's seed.
         float64: wants its tensors in double precision.
         fused: `Method.fused` can express it under these hyperparameters.
-        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype.
+        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype; or a function
+            `(n, shape)` that returns elements of the work dtype, where it depends on more than their product.
     """
 
     base: bool = False
@@ -110,7 +135,11 @@ class Needs:
     random: bool = False
     float64: bool = False
     fused: bool = True
-    scratch: float = 3.0
+    scratch: float | Callable[[int, tuple[int, ...]], float] = 3.0
+
+    def scratch_elements(self, n: int, shape: tuple[int, ...]) -> float:
+        """Returns the peak extra memory of the torch function on n models of a shape, in elements."""
+        return self.scratch(n, shape) if callable(self.scratch) else self.scratch * n * math.prod(shape)
 
 
 @dataclass(frozen=True)
@@ -180,7 +209,8 @@ class Parameter:
             raise RecipeError(f"{where}: {self.name} is a whole number; found {value!r}")
         low, high = self.bounds.low, self.bounds.high
         if (low is not None and value < low) or (high is not None and value > high):
-            raise RecipeError(f"{where}: {self.name} lies in [{low}, {high}]; found {value!r}")
+            room = f"lies in [{low}, {high}]" if high is not None else f"is at least {low}"
+            raise RecipeError(f"{where}: {self.name} {room}; found {value!r}")
         return int(value) if self.kind == "int" else float(value)
 
 
@@ -209,12 +239,15 @@ class Method(Generic[P]):
         fused: the same function as data for the fused CPU kernels, given a site without values and the
             hyperparameters (per-model ones as tuples); None where the kernels cannot express it. `Needs.fused` says for
             which hyperparameters it serves.
-        elsewhere: the method for tensors outside its domain.
+        elsewhere: what becomes of tensors outside its domain, given the number of models and its hyperparameters
+            (per-model ones as tuples, those from a source left out). A transform leaves such tensors as they are.
         parameters: its schema.
+        extras: what it makes for each model beside the merged tensor; its function then returns `Outputs`.
+        specialise: how the tensor of one task comes from the base's, the merged one and that task's extras.
     """
 
     name: str
-    function: Callable[Concatenate[Site, P], Tensor]
+    function: Callable[Concatenate[Site, P], Tensor | Outputs]
     combines: bool
     paper: Paper
     laws: Laws
@@ -222,11 +255,18 @@ class Method(Generic[P]):
     vary: Callable[..., Needs] | None
     folds: Callable[..., Mapping[str, Statistic]]
     fused: Callable[..., Fused] | None
-    elsewhere: str
+    elsewhere: Callable[..., Elsewhere]
     parameters: tuple[Parameter, ...]
+    extras: tuple[Extra, ...] = ()
+    specialise: Specialise | None = None
 
     def __call__(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
-        return self.function(site, *args, **kwargs)
+        return self.outputs(site, *args, **kwargs).merged
+
+    def outputs(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Outputs:
+        """Returns the merged tensor (of a transform, the new deltas) and the extras."""
+        made = self.function(site, *args, **kwargs)
+        return made if isinstance(made, Outputs) else Outputs(made)
 
     def needs_for(self, hyperparameters: dict[str, Any]) -> Needs:
         """Returns the needs under these hyperparameters."""
@@ -237,6 +277,17 @@ class Method(Generic[P]):
         """The function's docstring."""
         return inspect.getdoc(self.function) or ""
 
+    def left_out(self) -> "Method[P]":
+        """Returns a transform that changes nothing, to stand in a chain where this one does not apply."""
+        return replace(
+            self,
+            function=_unchanged,
+            needs=Needs(base=True, locality=Locality.ELEMENT, scratch=0.0),
+            vary=None,
+            folds=no_folds,
+            fused=_no_stages,
+        )
+
     def parameter(self, name: str) -> Parameter | None:
         """Returns the parameter of that name, if the method has one."""
         return next((p for p in self.parameters if p.name == name), None)
@@ -245,6 +296,19 @@ class Method(Generic[P]):
 def no_folds(**_: object) -> Mapping[str, Statistic]:
     """Returns no statistics: the method sees all it needs in the site."""
     return {}
+
+
+def _unchanged(site: Site, /, *_: object, **__: object) -> Tensor:
+    return site.deltas
+
+
+def _no_stages(_: Site, **__: object) -> Fused:
+    return ()
+
+
+def averaged(n: int, **_: object) -> Elsewhere:
+    """Says that tensors outside a domain are averaged, with the method's weights if it has any."""
+    return Elsewhere("linear")
 
 
 def _parameter(entry: inspect.Parameter, doc: str) -> Parameter:
@@ -289,14 +353,20 @@ def _wrap(
     folds: Callable[..., Mapping[str, Statistic]],
     fused: Callable[..., Fused] | None,
     vary: Callable[..., Needs] | None,
-    elsewhere: str,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
-    def wrapper(function: Callable[Concatenate[Site, P], Tensor]) -> Method[P]:
+    elsewhere: Callable[..., Elsewhere],
+    extras: tuple[Extra, ...] = (),
+    specialise: Specialise | None = None,
+) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+    if bool(extras) != (specialise is not None):
+        raise TypeError("a method declares extras and how a task's tensor comes back from them, or neither")
+
+    def wrapper(function: Callable[Concatenate[Site, P], Tensor | Outputs]) -> Method[P]:
         docs = _docs(inspect.getdoc(function) or "")
         entries = list(inspect.signature(function).parameters.values())[1:]
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
         name = function.__name__
-        return Method(name, function, combines, paper, laws, needs, vary, folds, fused, elsewhere, parameters)
+        declared = (paper, laws, needs, vary, folds, fused, elsewhere, parameters, extras, specialise)
+        return Method(name, function, combines, *declared)
 
     return wrapper
 
@@ -309,10 +379,12 @@ def combine(
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
     fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
-    elsewhere: str = "linear",
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
-    """Declares a method that makes one tensor `(*shape)` of n."""
-    return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere)
+    elsewhere: Callable[..., Elsewhere] = averaged,
+    extras: tuple[Extra, ...] = (),
+    specialise: Specialise | None = None,
+) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+    """Declares a method that makes one tensor `(*shape)` of n, and with `extras` something for each model besides."""
+    return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere, extras, specialise)
 
 
 def transform(
@@ -323,7 +395,6 @@ def transform(
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
     fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
-    elsewhere: str = "linear",
-) -> Callable[[Callable[Concatenate[Site, P], Tensor]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
-    return _wrap(False, paper, needs, laws, folds, fused, vary, elsewhere)
+    return _wrap(False, paper, needs, laws, folds, fused, vary, averaged)

@@ -22,10 +22,11 @@ def describe(method: Method[Any]) -> dict[str, Any]:
             "base": needs.base,
             "models": str(needs.models),
             "locality": needs.locality.name.lower(),
-            "matrices_only": needs.domain is Domain.MATRIX,
+            "domain": needs.domain.value,
             "random": needs.random,
             "fused": method.fused is not None,
         },
+        "extras": [extra.name for extra in method.extras],
         "parameters": {
             own.name: {
                 "kind": own.kind,
@@ -57,6 +58,7 @@ def page(method: Method[Any]) -> str:
     """Returns a page of text on one method."""
     lines = [f"{method.name}, a {_kind(method)}", "", notes(method), ""]
     lines += [f"needs      {', '.join(_wants(method, always=True))}; sees {_sees(method)} at once"]
+    lines += [f"keeps      {', '.join(_extras(method))} for each task"] if method.extras else []
     lines += ["parameters" if method.parameters else "parameters none"]
     return "\n".join([*lines, *(f"  {_parameter(own)}" for own in method.parameters)])
 
@@ -67,6 +69,9 @@ def markdown(method: Method[Any]) -> str:
     lines = [f"# {method.name}", "", title, "", *rest.strip().replace("\nDeparts: ", "\n\nDeparts: ").splitlines(), ""]
     lines += [f"A [{_kind(method)}](../concepts.md#methods) from {_cite(method)}. It needs "]
     lines[-1] += f"{_series(_wants(method, always=True))}, and sees {_sees(method)} at once."
+    if method.extras:
+        kept = _series([f"`{name}`" for name in _extras(method)])
+        lines += [f"Beside the merged tensor it keeps {kept} [for each task](../specialise.md)."]
     lines += [""]
     if method.parameters:
         lines += [
@@ -109,6 +114,8 @@ def _kind(method: Method[Any]) -> str:
 
 
 def _sees(method: Method[Any]) -> str:
+    if method.needs.domain is not Domain.ANY:
+        return str(method.needs.domain.value)
     return f"{method.needs.locality.name.lower()}s"
 
 
@@ -120,6 +127,10 @@ def _wants(method: Method[Any], *, always: bool = False) -> list[str]:
     if always or (needs.models.low, needs.models.high) != (1, None):
         wants += [f"{count}{' (the base may be one)' if needs.base_counts else ''}"]
     return wants + (["a seed"] if needs.random else [])
+
+
+def _extras(method: Method[Any]) -> list[str]:
+    return [extra.name for extra in method.extras]
 
 
 def _series(words: Sequence[str]) -> str:

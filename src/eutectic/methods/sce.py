@@ -44,7 +44,7 @@ def _stages(site: Site, select_topk: float, mask: str) -> tuple[Select, ...]:
 def _fused(site: Site, *, select_topk: float, mask: str, floor: float) -> Combination:
     stages = _stages(site, select_topk, mask)
     weights = _weights(site, floor)
-    return Combination(weights, "deltas", 1.0, 1.0, "agree_weight", 1, stages, "plain", floor)
+    return Combination(weights, "deltas", 1.0, 1.0, "agree_weight", 1, stages, vote="plain", floor=floor)
 
 
 @combine(

@@ -14,9 +14,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eutectic.numerics import loops
+from eutectic.numerics import loops, rowloops, unrolled
 from eutectic.numerics.draw import Key, threshold
-from eutectic.numerics.stages import Band, Combination, Drop, Ranked, Select, Stage, Trim
+from eutectic.numerics.stages import (
+    Band,
+    Clip,
+    Combination,
+    Drop,
+    Ranked,
+    RowScale,
+    RowTrim,
+    Scale,
+    Select,
+    Stage,
+    Trim,
+)
 
 #: Elements per partial sum; slices start at multiples of it.
 GRAIN = 65536
@@ -27,15 +39,18 @@ BINS = 1 << 18
 
 CODES: dict[str, int] = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 ITEMSIZE = (8, 4, 2, 2)
+_MARKS = {None: 0, "agrees": 1, "near": 2}
+_NO_BITS = np.zeros(0, np.uint8)
 _AVERAGES = {
     "sum": loops.ALL,
     "agree_sum": loops.AGREE_SUM,
     "agree_count": loops.AGREE_COUNT,
     "agree_weight": loops.AGREE_WEIGHT,
     "agree_max": loops.AGREE_MAX,
+    "unified": loops.UNIFIED,
+    "plain": loops.AGREE_PLAIN,
     "active": loops.ACTIVE,
     "largest": loops.LARGEST,
-    "plain": loops.AGREE_PLAIN,
 }
 
 Bytes = NDArray[np.uint8]
@@ -111,7 +126,9 @@ class Rows:
         return replace(self, stages=self.stages + stages) if stages else self
 
 
-Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any, Any]
+Place = tuple[
+    Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any, Any, int, Any
+]
 
 
 def _place(rows: Rows, kept: int = 0) -> Place:
@@ -141,7 +158,10 @@ def _work(rows: Rows) -> Any:
 def _placed(rows: Rows, kinds: Ints, numbers: Any, keys: NDArray[np.uint32], marks: Any, kept: int) -> Place:
     bits, scratch = np.zeros(loops.BLOCK, np.uint32), np.zeros(loops.KEPT + kept * loops.BLOCK, _work(rows))
     rows_of = (rows.raw, rows.offsets, rows.codes, rows.is_delta, rows.has_base, rows.start, rows.count)
-    return (*rows_of, kinds, numbers, keys, marks, bits, scratch)
+    by_row = [stage for stage in rows.stages if isinstance(stage, RowScale | RowTrim)]
+    assert len(by_row) < 2, "one stage by rows in a chain"
+    factors, width = (by_row[0].factor, by_row[0].width) if by_row else (np.zeros(0), 1)
+    return (*rows_of, kinds, numbers, keys, bits, scratch, factors.astype(_work(rows)), width, marks)
 
 
 def _table(rows: Rows) -> tuple[Ints, Any, NDArray[np.uint32]]:
@@ -158,13 +178,19 @@ def _table(rows: Rows) -> tuple[Ints, Any, NDArray[np.uint32]]:
             kinds[at], numbers[at, :, 0] = loops.SELECT, stage.cut
         elif isinstance(stage, Ranked):
             kinds[at] = loops.RANKED
+        elif isinstance(stage, Scale):
+            kinds[at], numbers[at, :, 0] = loops.SCALE, stage.factor
+        elif isinstance(stage, Clip):
+            kinds[at], numbers[at, :, 0] = loops.CLIP, stage.limit
+        elif isinstance(stage, RowScale):
+            kinds[at] = loops.ROW_SCALE
+        elif isinstance(stage, RowTrim):
+            kinds[at], numbers[at, :, 0] = loops.ROW_TRIM, stage.cut
         elif isinstance(stage, Drop):
             limits = np.array([threshold(density) for density in stage.density])
             kinds[at], numbers[at, :, 0] = loops.DROP, np.where(limits > 0, stage.factor, 0.0)
             keys[at, :, :2] = rows.key.at(stage.step).streams(n)
             keys[at, :, 2] = np.maximum(limits, 1) - 1  # the last draw that keeps: the first that drops may not fit
-        else:
-            kinds[at], numbers[at, :, 0] = loops.SCALE, stage.factor
     return kinds, numbers.astype(_work(rows)), keys
 
 
@@ -186,24 +212,37 @@ def warm(double: bool) -> None:
     combine(rows, Combination((), "weights"), np.zeros(0, np.uint8), CODES["F32"])
 
 
-def combine(rows: Rows, how: Combination, out: Bytes, out_code: int) -> int:
+def combine(rows: Rows, how: Combination, out: Bytes, out_code: int, marked: Bytes = _NO_BITS) -> int:
     """Writes the combined slice to `out` in the output dtype, rounded once.
+
+    `marked` takes the bits of `how.marks`, model after model, each in whole bytes; they are not made where it is empty.
 
     Returns:
         How many elements of the result are NaN or infinite.
     """
-    rows = rows.then(*how.stages)
+    if how.marks is None and out_code == CODES["BF16"] and _common(rows) and rows.n <= unrolled.MOST:
+        bad = _combine_common(rows.then(*how.stages), how, out.view(np.uint16))
+        if bad is not None:
+            return bad
+    marks = how.marks if how.marks is not None and (len(marked) or how.marks.least) else None
+    kind, least = (0, 0) if marks is None else (_MARKS[marks.where], marks.least)
     average = _AVERAGES["plain" if how.vote == "plain" else how.average]
-    settings = np.array([average, how.tie, how.of == "deltas"], np.int64)
+    settings = np.array([average, how.tie, how.of == "deltas", kind, least], np.int64)
     weight = np.array(how.weight).astype(_work(rows))
     scales = np.array([how.anchor, how.scale, how.floor]).astype(_work(rows))
-    size = ITEMSIZE[out_code]
-    bad = 0
-    for part in _chunks(rows):
+    share = np.array(marks.share if marks is not None else ()).astype(_work(rows))
+    size, own = ITEMSIZE[out_code], len(rows.stages)
+    lost = 0
+    # Marks are laid out model after model over the slice, so it stays in one piece where they are made.
+    whole = rows.then(*how.stages)
+    for part in [whole] if len(marked) else _chunks(whole):
+        place = _place(part, rows.n if how.average == "unified" else 0)
+        # The same rows and scratch, without the stages of the combination itself.
+        bare = (*place[:7], place[7][:own], place[8][:own], place[9][:own], *place[10:])
         first = (part.start - rows.start) * size
         target = out[first : first + part.count * size]
-        bad += int(loops.combine(_place(part), weight, scales, settings, target, out_code))
-    return bad
+        lost += int(loops.combine(place, bare, weight, scales, settings, share, marked, target, out_code))
+    return lost
 
 
 def gram(rows: Rows, of_weights: bool) -> Floats:
@@ -223,6 +262,11 @@ def energy(rows: Rows, of_weights: bool) -> Floats:
 def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     p = rows.n + (1 if of_weights and rows.has_base else 0)
     out = np.zeros((-(-rows.count // GRAIN), p, p), np.float64)
+    if _common(rows) and 0 < p <= unrolled.MOST + 1 and not rows.stages and (of_weights or rows.has_base):
+        arrays = _arrays(rows)
+        base, shown = (None, arrays) if of_weights else (arrays[0], arrays[1:])
+        unrolled.gram(base, shown, diagonal, out)
+        return out
     for part in _chunks(rows):
         loops.gram(_place(part, p), of_weights, diagonal, _from_grain(out, rows, part))
     return out
@@ -233,11 +277,32 @@ def _from_grain(out: Floats, rows: Rows, part: Rows) -> Floats:
     return out[(part.start - rows.start) // GRAIN :]
 
 
+def divergence(rows: Rows, width: int, eps: float) -> Floats:
+    """The divergence of each row of the first model from the base's, as softmaxes with `eps` added: (rows,).
+
+    The slice holds whole rows of `width` elements, and the base.
+    """
+    out = np.zeros(rows.count // width, np.float64)
+    rowloops.divergence(_place(rows), width, eps, out)
+    return out
+
+
 def mass(rows: Rows) -> Floats:
     """Sums of magnitudes of the deltas after the stages, per `GRAIN` elements: (grains, n)."""
     out = np.zeros((-(-rows.count // GRAIN), rows.n), np.float64)
     for part in _chunks(rows):
         loops.mass(_place(part), _from_grain(out, rows, part))
+    return out
+
+
+def elected(rows: Rows) -> Floats:
+    """Sums of magnitudes per `GRAIN` elements, (grains, 2, n): of each model's deltas, and of what it has elected.
+
+    The elected value of an element is the largest delta of the sign that their sum has, minus where that is zero; a
+    model has elected it where its own delta has that sign.
+    """
+    out = np.zeros((-(-rows.count // GRAIN), 2, rows.n), np.float64)
+    loops.elected(_place(rows, rows.n), out)
     return out
 
 
@@ -247,6 +312,9 @@ def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bi
     A magnitude is the bit pattern of |delta| in the work dtype, whose order is the order of the values. Window i is one
     of model i % n; its bin b holds patterns p with `(p - low[i]) >> shift[i] == b`; `below` counts those under it.
     """
+    if _common(rows) and rows.has_base and (stages := _stages(rows)) is not None:
+        _count_common(rows, stages, low, shift, below, bins)
+        return
     count = loops.magnitudes64 if rows.double else loops.magnitudes32
     for part in _chunks(rows):
         count(_place(part), low, shift, below, bins, part.every)
@@ -275,3 +343,91 @@ def votes(rows: Rows, weight: tuple[float, ...]) -> int:
     """Returns how many elements elect plus, less how many elect minus, by the weighted mass of the deltas."""
     shares = np.array(weight).astype(_work(rows))
     return sum(int(loops.votes(_place(part), shares)) for part in _chunks(rows))
+
+
+# ---- the common case -----------------------------------------------------------------------------------------------
+
+Singles = tuple[np.float32, ...]
+Words = tuple[np.uint32, ...]
+#: What `unrolled` takes for stages: draws (two keys, the last draw kept, a factor), and trims (cuts, factors).
+Stages = tuple[tuple[Words, Words, Words, Singles] | None, tuple[Singles, Singles] | None]
+
+
+def _common(rows: Rows) -> bool:
+    """Whether all rows are in bfloat16, none is a delta already, and draws' counters do not carry within the slice."""
+    carries = rows.start >> 32 != (rows.start + rows.count) >> 32
+    return not (rows.double or carries or rows.is_delta.any()) and bool((rows.codes == CODES["BF16"]).all())
+
+
+def _arrays(rows: Rows) -> tuple[NDArray[np.uint16], ...]:
+    """The rows as arrays, base first."""
+    return tuple(rows.raw[at : at + 2 * rows.count].view(np.uint16) for at in rows.offsets.tolist())
+
+
+def _singles(numbers: Any) -> Singles:
+    return tuple(np.asarray(numbers).astype(np.float32))
+
+
+def _stages(rows: Rows) -> Stages | None:
+    """Returns the stages as `unrolled` takes them; None when they are not a drop, a trim and a scale, in this order."""
+    kinds, numbers, keys = _table(rows)
+    found = kinds.tolist()
+    if found not in (
+        [],
+        [loops.DROP],
+        [loops.TRIM],
+        [loops.SCALE],
+        [loops.DROP, loops.TRIM],
+        [loops.DROP, loops.SCALE],
+        [loops.TRIM, loops.SCALE],
+    ):
+        return None
+    draws: tuple[Words, Words, Words, Singles] | None = None
+    cuts: Singles | None = None
+    factors: Singles | None = None
+    for kind, own, key in zip(found, numbers, keys, strict=True):
+        if kind == loops.DROP:
+            first = np.uint32(rows.start * 0x9E3779B1 & 0xFFFFFFFF)
+            high = np.uint32((rows.start >> 32) * 0x85EBCA6B & 0xFFFFFFFF)
+            draws = (tuple(key[:, 0] + first), tuple(key[:, 1] ^ high), tuple(key[:, 2]), _singles(own[:, 0]))
+        elif kind == loops.TRIM:
+            cuts = _singles(own[:, 0])
+        else:
+            factors = _singles(own[:, 0])
+    if cuts is None and factors is None:
+        return draws, None
+    return draws, (cuts or _singles([0.0] * rows.n), factors or _singles([1.0] * rows.n))  # these change nothing
+
+
+def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> int | None:
+    """Does what `combine` does; returns None when this is not the common case after all."""
+    arrays, weight = _arrays(rows), _singles(how.weight)
+    anchor, scale = _singles([how.anchor, how.scale])
+    if how.of == "weights":
+        plain = how.average == "sum" and not rows.stages and anchor == 0
+        return int(unrolled.average(arrays[rows.has_base :], weight, scale, out)) if plain else None
+    stages = _stages(rows)
+    shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}
+    if how.vote == "plain" or how.floor:
+        return None
+    if stages is None or not rows.has_base or anchor == 0 or how.average not in {"sum", *shares}:
+        return None
+    if how.average == "sum":
+        return int(unrolled.add(arrays[0], arrays[1:], *stages, weight, (anchor, scale), out))
+    votes = (weight, _singles(shares[how.average]), how.tie, (anchor, scale), out)
+    return int(unrolled.elect(arrays[0], arrays[1:], *stages, *votes))
+
+
+def _count_common(rows: Rows, stages: Stages, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> None:
+    """Does what `magnitudes` does."""
+    draws, trims = stages
+    base, *models = _arrays(rows)
+    for window in range(len(low)):
+        j = window % len(models)
+        cut, factor = (np.float32(0), np.float32(1)) if trims is None else (trims[0][j], trims[1][j])
+        draw = None if draws is None else tuple(part[j] for part in draws)
+        room = 0xFFFFFFFF - int(low[window])
+        width = np.uint32(min(room, (bins.shape[1] << int(shift[window])) - 1))
+        lowest, by = np.uint32(low[window]), np.uint32(shift[window])
+        counted = lowest, width, by, rows.every, bins[window]
+        below[window] += unrolled.count(base, models[j], cut, factor, draw, *counted)

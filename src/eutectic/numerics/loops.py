@@ -20,9 +20,9 @@ KEPT = 11 * BLOCK
 #: Buckets of a row's magnitudes, and how many its elements may share on average before it is sorted instead.
 BUCKETS, CROWDED = 2048, 256
 #: How stages are called in `kinds`.
-TRIM, DROP, SCALE, BAND, SELECT, RANKED = range(6)
+TRIM, DROP, SCALE, CLIP, ROW_SCALE, ROW_TRIM, BAND, SELECT, RANKED = range(9)
 #: How averages are called in the settings of `combine`.
-ALL, AGREE_SUM, AGREE_COUNT, AGREE_WEIGHT, AGREE_MAX, AGREE_PLAIN, ACTIVE, LARGEST = range(8)
+ALL, AGREE_SUM, AGREE_COUNT, AGREE_WEIGHT, AGREE_MAX, UNIFIED, AGREE_PLAIN, ACTIVE, LARGEST = range(9)
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 
@@ -157,9 +157,27 @@ def drop(w, first, key0, key1, last, factor):  # type: ignore[no-untyped-def]
 
 
 @_jit
+def by_row(w, first, m, factors, width, trims, cut):  # type: ignore[no-untyped-def]
+    """Multiplies the model in hand by its rows' factors, or zeroes what is below `cut` times them."""
+    at = 0
+    while at < m:
+        row = (first + at) // width
+        stop = min(m, (row + 1) * width - first)
+        factor = factors[row]
+        if trims:
+            for i in range(at, stop):
+                v = w[ROW + i]
+                w[ROW + i] = v * w.dtype.type(abs(v) * factor >= cut)  # a NaN times 0 is a NaN
+        else:
+            for i in range(at, stop):
+                w[ROW + i] *= factor
+        at = stop
+
+
+@_jit
 def staged(place, at, m, j, deltas, upto):  # type: ignore[no-untyped-def]
     """Loads block `at` of model j to ROW: its delta after `upto` stages, or (deltas False) its weights."""
-    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, marks, bits, w = place
+    raw, offsets, codes, is_delta, has_base, start, _, kinds, numbers, keys, bits, w, factors, width, marks = place
     which = j + (1 if has_base else 0)
     subtract = (deltas or upto > 0) and not is_delta[j]
     if subtract and codes[which] == 3:  # the common case, in one pass less
@@ -191,13 +209,20 @@ def staged(place, at, m, j, deltas, upto):  # type: ignore[no-untyped-def]
             for i in range(BLOCK):
                 w[ROW + i] *= w.dtype.type(w[SPREAD + i] >= number)
         elif kinds[k] == RANKED:
-            mark = marks[np.int64(keys[k, j, 0]), j]
+            own = marks[np.int64(keys[k, j, 0]), j]
             lead = np.int64(keys[k, j, 1]) + at
             for i in range(BLOCK):
-                w[ROW + i] *= mark[lead + i]
-        else:
+                w[ROW + i] *= own[lead + i]
+        elif kinds[k] == SCALE:
             for i in range(BLOCK):
                 w[ROW + i] *= number
+        elif kinds[k] == CLIP:
+            for i in range(BLOCK):
+                v = w[ROW + i]
+                v = number if v > number else v
+                w[ROW + i] = -number if v < -number else v
+        else:
+            by_row(w, start + at, m, factors, width, kinds[k] == ROW_TRIM, number)
     if not deltas and (upto > 0 or is_delta[j]):
         for i in range(BLOCK):
             w[ROW + i] += w[BASE + i]
@@ -206,7 +231,7 @@ def staged(place, at, m, j, deltas, upto):  # type: ignore[no-untyped-def]
 @_jit
 def spread(place, at, m, upto):  # type: ignore[no-untyped-def]
     """SPREAD = each element's sum of squared distances of the models' deltas from their mean (Welford's updates)."""
-    w, n = place[12], len(place[3])
+    w, n = place[11], len(place[3])
     for i in range(BLOCK):
         w[SPREAD + i] = 0
     for j in range(n):
@@ -394,7 +419,7 @@ def rank(place, upto, width, keys, limits, factors, peaks, marks):  # type: igno
     less than `limits[j, r]`, else by zero. Where the factor is one for all ranks (`peaks[j]` is not negative, and says
     where the limit is highest) few elements need be ranked, unless too many are alike.
     """
-    n, start, count, w = len(place[3]), place[5], place[6], place[12]
+    n, start, count, w = len(place[3]), place[5], place[6], place[11]
     packed, other = np.empty(width, np.uint64), np.empty(width, np.uint64)
     draws, bucket, open_ = np.empty(width, np.uint32), np.empty(width, np.int32), np.empty(width + 1, np.int32)
     counts, begins = np.empty((4, 256), np.int64), np.empty(BUCKETS + 1, np.int32)
@@ -565,7 +590,7 @@ def add(raw, offset, at, m, deltas, weight, bits, w):  # type: ignore[no-untyped
 @_jit
 def begin(place, at):  # type: ignore[no-untyped-def]
     """Loads the base's block `at`, if there is a base; returns how many elements the block has."""
-    raw, offsets, codes, _, has_base, _, count, _, _, _, _, bits, w = place
+    raw, offsets, codes, _, has_base, _, count, _, _, _, bits, w, _, _, _ = place
     m = min(BLOCK, count - at)
     if has_base:
         load(raw, offsets[0], codes[0], at, m, bits, w, BASE)
@@ -573,11 +598,98 @@ def begin(place, at):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-untyped-def]
-    """Writes a combined slice; returns how many results are not finite in the output dtype."""
-    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, _, bits, w = place
-    average, tie, deltas = settings[0], settings[1], settings[2] == 1
+def unify(place, at, m):  # type: ignore[no-untyped-def]
+    """SUM = of each element the largest delta of the sign that the deltas' sum has, minus for a zero; keeps the deltas.
+
+    0 where no delta has that sign. A NaN makes it NaN.
+    """
+    raw, offsets, codes, is_delta, has_base, _, _, kinds, _, _, bits, w, _, _, _ = place
+    zero = w.dtype.type(0)
+    values = bits.view(np.float32)
+    for i in range(3 * BLOCK):
+        w[PLUS + i] = zero  # the sum, the largest and the smallest
+    for j in range(len(is_delta)):
+        which = j + (1 if has_base else 0)
+        kept = KEPT + j * BLOCK
+        if codes[which] == 3 and not is_delta[j] and len(kinds) == 0:  # the common case, in one pass less
+            stored = raw[offsets[which] + 2 * at : offsets[which] + 2 * (at + m)].view(np.uint16)
+            for i in range(m):
+                bits[i] = np.uint32(stored[i]) << np.uint32(16)
+            row = w[kept : kept + BLOCK]
+            for i in range(BLOCK):
+                row[i] = values[i] - w[BASE + i]
+        else:
+            model(place, at, m, j, True)
+            w[kept : kept + BLOCK] = w[ROW : ROW + BLOCK]
+        row = w[kept : kept + BLOCK]
+        for i in range(BLOCK):
+            v = row[i]
+            w[PLUS + i] += v
+            w[MINUS + i] = max(w[MINUS + i], v)
+            w[FIRST + i] = min(w[FIRST + i], v)
+    for i in range(BLOCK):
+        vote, more, less = w[PLUS + i], w[MINUS + i], w[FIRST + i]
+        chosen = more if vote > zero else less
+        w[SUM + i] = chosen if vote == vote else vote
+
+
+@_jit
+def pack(hit, out, first):  # type: ignore[no-untyped-def]
+    """Writes a block of zeros and ones as bits, the first element lowest."""
+    words = hit.view(np.uint64)
+    for b in range(min(BLOCK // 8, len(out) - first)):
+        # Each factor's bit moves one of the eight ones to its place in the highest byte; none meets another.
+        out[first + b] = np.uint8((words[b] * np.uint64(0x0102040810204080)) >> np.uint64(56))
+
+
+@_jit
+def mark(place, at, m, kind, share, least, hit, marked):  # type: ignore[no-untyped-def]
+    """Marks what of the block's SUM belongs to each model, and drops from it what fewer than `least` marked."""
+    n, count, bits, w = len(place[3]), place[6], place[10], place[11]
+    zero = w.dtype.type(0)
+    if kind == 2:
+        for i in range(BLOCK):
+            w[PLUS + i] = w[BASE + i] + w[SUM + i]
+    for i in range(BLOCK):
+        w[FIRST + i] = zero
+    for j in range(n):
+        if kind == 1:
+            row = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK]
+            for i in range(BLOCK):
+                x, y = row[i], w[SUM + i]
+                bits[i] = np.uint32(((x > zero) & (y > zero)) | ((x < zero) & (y < zero)))
+        else:
+            model(place, at, m, j, False)
+            part = share[j]
+            for i in range(BLOCK):
+                x = w[ROW + i]
+                bits[i] = np.uint32(abs(w[BASE + i] - x) > part * abs(w[PLUS + i] - x))
+        if least > 0:
+            for i in range(BLOCK):
+                w[FIRST + i] += w.dtype.type(bits[i])
+        if len(marked) > 0:
+            for i in range(BLOCK):  # 32-bit comparisons first: narrowing them at once is slower
+                hit[i] = np.uint8(bits[i])
+            for i in range(m, BLOCK):
+                hit[i] = 0
+            width = (count + 7) // 8
+            pack(hit, marked[j * width : (j + 1) * width], at // 8)
+    if least > 0:
+        for i in range(BLOCK):
+            total = w[SUM + i]
+            w[SUM + i] = total if w[FIRST + i] >= least or total - total != zero else zero
+
+
+@_jit
+def combine(place, bare, weight, scales, settings, share, marked, out, out_code):  # type: ignore[no-untyped-def]
+    """Writes a combined slice, and its marks; returns how many results are not finite in the output dtype.
+
+    `bare` is `place` without the combination's own stages: marks look at the models as they came.
+    """
+    raw, offsets, codes, is_delta, has_base, _, count, kinds, _, _, bits, w, _, _, _ = place
+    average, tie, deltas, kind, least = settings[0], settings[1], settings[2] == 1, settings[3], settings[4]
     anchor, scale, floor = scales[0], scales[1], scales[2]
+    hit = np.zeros(BLOCK, np.uint8)
     bad = 0
     for at in range(0, count, BLOCK):
         m = begin(place, at)
@@ -594,6 +706,8 @@ def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-
                 else:
                     for i in range(BLOCK):
                         w[SUM + i] += weight[j] * w[ROW + i]
+        elif average == UNIFIED:
+            unify(place, at, m)
         elif average >= ACTIVE:
             for i in range(6 * BLOCK if average == AGREE_PLAIN else 4 * BLOCK):
                 w[PLUS + i] = 0
@@ -609,6 +723,8 @@ def combine(place, weight, scales, settings, out, out_code):  # type: ignore[no-
                 model(place, at, m, j, deltas)
                 side(w, weight[j], average)
             elect(w, average, tie, floor)
+        if kind > 0:
+            mark(bare, at, m, kind, share, least, hit, marked)
         if anchor != 0:
             for i in range(BLOCK):
                 w[SUM + i] = anchor * w[BASE + i] + scale * w[SUM + i]
@@ -638,7 +754,7 @@ def dot(x, y, m, lanes):  # type: ignore[no-untyped-def]
 @_jit
 def gram(place, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
     """Adds the products of all pairs of rows to the grain of `out` they lie in."""
-    n, count, w = len(place[3]), place[6], place[12]
+    n, count, w = len(place[3]), place[6], place[11]
     p = out.shape[1]
     lanes = np.empty(32, np.float64)
     places = np.empty(p, np.int64)
@@ -667,7 +783,7 @@ def gram(place, of_weights, diagonal, out):  # type: ignore[no-untyped-def]
 @_jit
 def mass(place, out):  # type: ignore[no-untyped-def]
     """Adds the magnitudes of each model's deltas to the grain of `out` they lie in."""
-    n, count, w = len(place[3]), place[6], place[12]
+    n, count, w = len(place[3]), place[6], place[11]
     lanes = np.empty(32, np.float64)
     for at in range(0, count, BLOCK):
         m = begin(place, at)
@@ -685,6 +801,37 @@ def mass(place, out):  # type: ignore[no-untyped-def]
             for i in range(whole, m):
                 total += abs(np.float64(row[i]))
             out[at // 65536, j] += total
+
+
+@_jit
+def elected(place, out):  # type: ignore[no-untyped-def]
+    """Adds the magnitudes of each model's deltas, and of the unified ones where it agrees, to their grain."""
+    n, count, w = len(place[3]), place[6], place[11]
+    zero = w.dtype.type(0)
+    lanes, agreed = np.empty(32, np.float64), np.empty(32, np.float64)
+    for at in range(0, count, BLOCK):
+        m = begin(place, at)
+        unify(place, at, m)
+        for i in range(m, BLOCK):
+            w[SUM + i] = zero
+        for j in range(n):
+            row, unified = w[KEPT + j * BLOCK : KEPT + (j + 1) * BLOCK], w[SUM : SUM + BLOCK]
+            for i in range(m, BLOCK):
+                row[i] = zero
+            lanes[:] = 0.0
+            agreed[:] = 0.0
+            for i in range(0, BLOCK, 32):
+                for k in range(32):
+                    x, y = row[i + k], unified[i + k]
+                    same = ((x > zero) & (y > zero)) | ((x < zero) & (y < zero))
+                    lanes[k] += np.float64(abs(x))
+                    agreed[k] += np.float64(abs(y) if same else zero)
+            total, chosen = 0.0, 0.0
+            for k in range(32):
+                total += lanes[k]
+                chosen += agreed[k]
+            out[at // 65536, 0, j] += total
+            out[at // 65536, 1, j] += chosen
 
 
 @_jit
@@ -744,12 +891,14 @@ def tally(patterns, low, shift, below, bins):  # type: ignore[no-untyped-def]
 @_jit
 def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float32 magnitudes under and in the windows: model j's are j, j + n, ..."""
-    n, count, w = len(place[3]), place[6], place[12]
+    n, count, w = len(place[3]), place[6], place[11]
+    offsets, lead = place[1], 1 if place[4] else 0
     pattern, hit = w[ROW : ROW + BLOCK].view(np.uint32), np.zeros(BLOCK, np.uint8)
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
         for j in range(n):
-            model(place, at, m, j, True)
+            if j == 0 or offsets[lead + j] != offsets[lead + j - 1]:  # else what is in hand is this model's
+                model(place, at, m, j, True)
             for window in range(j, len(low), n):
                 tally32(pattern, m, low, shift, below, bins, window, hit)
 
@@ -757,7 +906,7 @@ def magnitudes32(place, low, shift, below, bins, every):  # type: ignore[no-unty
 @_jit
 def magnitudes64(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float64 magnitudes under and in the windows: model j's are j, j + n, ..."""
-    n, count, w = len(place[3]), place[6], place[12]
+    n, count, w = len(place[3]), place[6], place[11]
     pattern = w[ROW : ROW + BLOCK].view(np.uint64)
     for at in range(0, count, BLOCK * every):
         m = begin(place, at)
@@ -779,7 +928,7 @@ def zeros(w, m):  # type: ignore[no-untyped-def]
 @_jit
 def spreads32(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float32 spreads under and in the one window; returns how many spreads are zero."""
-    count, w, upto = place[6], place[12], len(place[7])
+    count, w, upto = place[6], place[11], len(place[7])
     pattern, hit = w[SPREAD : SPREAD + BLOCK].view(np.uint32), np.zeros(BLOCK, np.uint8)
     none = 0
     for at in range(0, count, BLOCK * every):
@@ -793,7 +942,7 @@ def spreads32(place, low, shift, below, bins, every):  # type: ignore[no-untyped
 @_jit
 def spreads64(place, low, shift, below, bins, every):  # type: ignore[no-untyped-def]
     """Counts bit patterns of float64 spreads under and in the one window; returns how many spreads are zero."""
-    count, w, upto = place[6], place[12], len(place[7])
+    count, w, upto = place[6], place[11], len(place[7])
     pattern = w[SPREAD : SPREAD + BLOCK].view(np.uint64)
     none = 0
     for at in range(0, count, BLOCK * every):
@@ -807,7 +956,7 @@ def spreads64(place, low, shift, below, bins, every):  # type: ignore[no-untyped
 @_jit
 def overlaps(place, out):  # type: ignore[no-untyped-def]
     """Adds to `out` (n, 2) how many deltas of each model are not zero, and of how many of those no other model's is."""
-    n, count, w = len(place[3]), place[6], place[12]
+    n, count, w = len(place[3]), place[6], place[11]
     zero, one = w.dtype.type(0), w.dtype.type(1)
     for at in range(0, count, BLOCK):
         m = begin(place, at)
@@ -835,7 +984,7 @@ def overlaps(place, out):  # type: ignore[no-untyped-def]
 @_jit
 def votes(place, weight):  # type: ignore[no-untyped-def]
     """Counts elements whose plus side has more mass, less those whose minus side has."""
-    n, count, w = len(place[3]), place[6], place[12]
+    n, count, w = len(place[3]), place[6], place[11]
     total = 0
     for at in range(0, count, BLOCK):
         m = begin(place, at)

@@ -14,6 +14,7 @@ from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
 Numbers = tuple[float, ...]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,30 @@ class Scale:
     """Multiplies model i by `factor[i]`."""
 
     factor: Numbers
+
+
+@dataclass(frozen=True, eq=False)
+class RowScale:
+    """Multiplies every model by a factor for each row of `width` elements; factors are of the whole tensor's rows."""
+
+    factor: Floats
+    width: int
+
+
+@dataclass(frozen=True, eq=False)
+class RowTrim:
+    """Sets to zero what is smaller than `cut` in magnitude times its row's factor; NaN is kept, so that it is seen."""
+
+    cut: float
+    factor: Floats
+    width: int
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Cuts model i to magnitudes up to `limit[i]`; NaN stays."""
+
+    limit: Numbers
 
 
 @dataclass(frozen=True)
@@ -113,7 +138,28 @@ def band(total: int, kept: float, removed: float, first: Literal["removed", "kep
 
 #: Stages that must see whole rows: what they do to an element depends on its rank there.
 Ranked = RankedDrop | RankedBand
-Stage = Trim | Drop | Scale | Band | Select | Ranked
+Stage = Trim | Drop | Scale | Clip | RowScale | RowTrim | Band | Select | Ranked
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Which elements of the merged model belong to each model: a bit for each element and model.
+
+    Attributes:
+        where: `agrees`: the model's delta has the sign of the average, which is `unified`. `near`: the merged model is
+            near the model, |base - model| > share[i] * |base + average - model|, with the models as the transforms
+            left them, before the combination's own stages.
+        share: one number per model, for `near`.
+        least: sets the average to 0 where fewer models are marked; what is not finite stays, so that it is seen.
+    """
+
+    where: Literal["agrees", "near"]
+    share: Numbers = ()
+    least: int = 0
+
+
+#: How models are averaged, see `Combination.average`.
+Average = Literal["sum", "agree_sum", "agree_count", "agree_weight", "agree_max", "unified", "active", "largest"]
 
 
 @dataclass(frozen=True)
@@ -127,11 +173,14 @@ class Combination:
         scale: multiplies the average.
         average: `sum`; or, with an elected sign per element, over those that agree with it: `agree_sum`, `agree_count`
             (divided by how many agree), `agree_weight` (divided by the sum of their weights, 1 where that is 0),
-            `agree_max` (the largest magnitude). Without a vote: `active`, where several models' deltas are not zero,
-            their mean, and where one is, weight[i] times it; `largest`, the one of largest magnitude, the later of
-            equals.
+            `agree_max` (the largest magnitude). Without an elected sign: `unified` is the largest magnitude on the side
+            of the plain sum's sign, minus where that is zero, and takes no weights; `active`, where several models' deltas
+            are not zero, their mean, and where one is, weight[i] times it; `largest`, the one of largest magnitude, the
+            later of equals.
         tie: what an exactly zero vote elects: 0 nobody, +1 or -1 that sign.
         stages: applied to the deltas first, after those of the transforms.
+        marks: bits to be made beside the result, before `scale`: the method's extra of that type, if it has one.
+        numbers: one number per model for each of the method's extras that are not element-wise, in their order.
         vote: the sign is elected by the `weighted` deltas, or (with `agree_weight`) by the `plain` ones.
         floor: the least that `agree_weight` divides by; 0 divides by 1 where the weights add up to 0.
     """
@@ -140,9 +189,11 @@ class Combination:
     of: Literal["weights", "deltas"]
     anchor: float = 0.0
     scale: float = 1.0
-    average: Literal["sum", "agree_sum", "agree_count", "agree_weight", "agree_max", "active", "largest"] = "sum"
+    average: Average = "sum"
     tie: int = 0
     stages: tuple[Stage, ...] = ()
+    marks: Marks | None = None
+    numbers: tuple[Numbers, ...] = ()
     vote: Literal["weighted", "plain"] = "weighted"
     floor: float = 0.0
 
@@ -166,6 +217,14 @@ def apply(stage: Stage, deltas: Tensor, key: Key) -> Tensor:
         return deltas * (spread(deltas) >= stage.cut)
     if isinstance(stage, Drop):
         return (deltas * column(stage.factor, deltas)).where(key.at(stage.step).keep(stage.density, deltas), 0.0)
+    if isinstance(stage, Clip):
+        limit = column(stage.limit, deltas)
+        return deltas.clamp(-limit, limit)
+    if isinstance(stage, RowScale):
+        return deltas * row_factors(stage.factor, stage.width, deltas, key.start)
+    if isinstance(stage, RowTrim):
+        weighed = deltas.abs() * row_factors(stage.factor, stage.width, deltas, key.start)
+        return deltas * (weighed >= stage.cut)  # a NaN times 0 is a NaN
     if isinstance(stage, Ranked):
         return _by_rank(stage, deltas, key)
     return deltas * column(stage.factor, deltas)
@@ -199,3 +258,9 @@ def _by_rank(stage: Ranked, deltas: Tensor, key: Key) -> Tensor:
         below = torch.from_numpy(limit).to(rows.device)
         marks.append(table[rank].where(drawn < below[rank], 0.0))
     return deltas * torch.stack(marks).reshape(deltas.shape)
+
+
+def row_factors(factor: Floats, width: int, like: Tensor, start: int) -> Tensor:
+    """Returns the factor of each element's row, for elements `start, ...` of a tensor: (*shape) for (n, *shape)."""
+    place = torch.arange(start, start + like[0].numel(), device=like.device) // max(1, width)
+    return torch.from_numpy(factor).to(like)[place].reshape(like.shape[1:])

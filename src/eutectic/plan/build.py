@@ -9,15 +9,18 @@ from pathlib import Path
 from eutectic.checkpoint.config_changes import ConfigChanges
 from eutectic.checkpoint.sidecars import Sidecar, plan_sidecars
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.checkpoint.writer import ShardLayout, lay_out
+from eutectic.checkpoint.spec import DTYPES, TensorSpec
+from eutectic.checkpoint.tasks import extra_name, lay_out_tasks
+from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out
 from eutectic.errors import RecipeError
 from eutectic.layout.layout import Place
 from eutectic.layout.match import Report, compare
+from eutectic.methods.extras import BIT
 from eutectic.plan.fates import Decider, Fates
 from eutectic.plan.memory import schedule
 from eutectic.plan.readings import readings
 from eutectic.plan.spans import check_spans, work_doubles
-from eutectic.plan.steps import Dropped, Plan, read_cost
+from eutectic.plan.steps import Dropped, Merged, Plan, read_cost
 from eutectic.recipe.model import BASE, Recipe
 
 #: Share of the machine's memory that a run may hold when nobody says otherwise.
@@ -59,6 +62,7 @@ def build(
     fingerprints = {str(number): checkpoint.source.fingerprint() for number, checkpoint in enumerate(inputs)}
     metadata = {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
     layout = lay_out(fates.order, recipe.output.shard_size, metadata)
+    tasks = _tasks(recipe, fates.merged, base is not None, metadata)
     sidecars = _sidecars(recipe, base, models, report, decider, fates)
     double = work_doubles(recipe, fates.merged)
     budget = default_memory() if memory is None else memory
@@ -86,9 +90,32 @@ def build(
         int(costs) + copies,
         costs / sum(once) if sum(once) else 1.0,
         tuple(report.summary()),
-        _job(recipe, fingerprints, layout, sidecars, version, device),
+        _job(recipe, fingerprints, (*layout.shards, *tasks.shards), sidecars, version, device),
         fingerprints,
+        tasks,
     )
+
+
+def _tasks(recipe: Recipe, merged: Sequence[Merged], has_base: bool, metadata: Mapping[str, str]) -> ShardLayout:
+    """Lays out a file for each model's extras, when a method makes any."""
+    making = [site for site in merged if site.extras]
+    if not making:
+        return ShardLayout((), None)
+    if recipe.slices:
+        name = making[0].steps[-1].method.name
+        raise RecipeError(
+            f"{name} makes something for each model's task, and slices are not of one model; leave one out"
+        )
+    specs: list[list[TensorSpec]] = [[] for _ in recipe.names]
+    for site in making:
+        n = len(site.models)
+        for extra in site.extras:
+            name = extra_name(site.spec.name, site.steps[-1].method.name, extra.name)
+            dtype = DTYPES["U8" if extra.dtype == BIT else extra.dtype]
+            spec = TensorSpec(name, extra.stored(site.spec.shape, n) or (), dtype)
+            for feed in site.models:
+                specs[feed.source - has_base].append(spec)
+    return lay_out_tasks(recipe.names, specs, metadata)
 
 
 def default_memory() -> int:
@@ -156,7 +183,7 @@ def _changes(recipe: Recipe, report: Report, decider: Decider, fates: Fates) -> 
 def _job(
     recipe: Recipe,
     fingerprints: Mapping[str, str],
-    layout: ShardLayout,
+    shards: Sequence[Shard],
     sidecars: Sequence[Sidecar],
     version: str,
     device: str,
@@ -166,7 +193,7 @@ def _job(
     own = [recipe.digest(), version, device.partition(":")[0], json.dumps(fingerprints, sort_keys=True)]
     for text in own:
         digest.update(text.encode() + b"\0")
-    for shard in layout.shards:
+    for shard in shards:
         digest.update(shard.header)
     for sidecar in sidecars:
         digest.update(sidecar.name.encode() + b"\0" + (sidecar.content or b""))

@@ -25,8 +25,8 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
         f"reads     {format_bytes(plan.reads)} in {plan.sweeps:.3g} sweep(s) over the models; {get}",
         (
-            f"writes    {format_bytes(plan.writes)} in {len(plan.layout.shards)} "
-            f"file{'s'[: len(plan.layout.shards) != 1]}, "
+            f"writes    {format_bytes(plan.writes)} in {len(plan.files.shards)} "
+            f"file{'s'[: len(plan.files.shards) != 1]}, "
             f"and {', '.join(each.name for each in plan.sidecars) or 'no other files'}"
         ),
         (
@@ -36,6 +36,12 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         ),
         f"threads   {plan.schedule.threads} on {plan.device}, slices of {plan.schedule.slice_elements:,} elements",
     ]
+    if plan.tasks.shards:
+        kinds = sorted({f"{s.steps[-1].method.name}.{extra.name}" for s in plan.merged for extra in s.extras})
+        lines.append(
+            f"tasks     {', '.join(kinds)} for each of {len(plan.tasks.shards)}, {format_bytes(plan.tasks.nbytes)} of "
+            "what is written"
+        )
     if speed:
         seconds = format_seconds((plan.reads + plan.writes) / speed)
         lines.append(f"time      about {seconds} at this machine's last speed")
@@ -59,8 +65,11 @@ def _away(checkpoint: Checkpoint) -> int:
 
 
 def _summary(plan: "Plan") -> list[str]:
-    chains = Counter(", then ".join(step.method.name for step in site.steps) for site in plan.merged)
-    lines = [f"merged    {count} tensors by {chain}" for chain, count in chains.items()]
+    chains = Counter((", then ".join(step.method.name for step in site.steps), site.aside) for site in plan.merged)
+    lines = [
+        f"merged    {count} tensors by {chain}{f' ({aside})' if aside else ''}"
+        for (chain, aside), count in chains.items()
+    ]
     lines += [f"copied    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
@@ -71,7 +80,7 @@ def _tensor_lines(plan: "Plan") -> list[str]:
         steps = ", then ".join(_step(step.method.name, dict(step.values)) for step in site.steps)
         lines.append(
             f"merged    {site.spec.name} {site.spec.dtype} {list(site.spec.shape)}: {steps}"
-            + (f"; {site.why}" if site.why else "")
+            + "".join(f"; {said}" for said in (site.aside, site.why) if said)
         )
     lines += [f"copied    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
@@ -109,6 +118,7 @@ def describe(plan: "Plan") -> dict[str, Any]:
         "device": plan.device,
         "shards": [shard.filename for shard in plan.layout.shards],
         "files": [each.name for each in plan.sidecars],
+        "tasks": {shard.filename: shard.size for shard in plan.tasks.shards},
         "merged": {
             site.spec.name: [
                 {"method": step.method.name, **{name: _plain(value) for name, value in step.values.items()}}

@@ -13,6 +13,7 @@ from eutectic.errors import MismatchError, RecipeError
 from eutectic.layout.layout import Place, with_block
 from eutectic.layout.match import Kind, Match, Report
 from eutectic.layout.roles import Role
+from eutectic.plan.domains import apply_domains
 from eutectic.plan.steps import Copied, Dropped, Feed, Merged
 from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.resolve import ResolvedStep, Resolver
@@ -232,10 +233,18 @@ class Decider:
         shape: tuple[int, ...],
         kinds: Mapping[Kind, str],
     ) -> None:
+        applied = apply_domains(steps, output.place.role, shape, len(models))
+        steps = applied.steps
+        if not steps:
+            self._keep_base(output, base, shape, applied.why)
+            return
         needs = [step.method.needs_for(dict(step.values)) for step in steps]
         wants_base = any(need.base or (need.base_counts and self.base is not None) for need in needs)
         wants_base = wants_base or any(feed.delta or feed.numel < _numel(shape) for feed in models)
         if wants_base and base is None:
+            if self.base is None:  # needed with these options only, or the recipe's check would have said so
+                names = ", ".join(step.method.name for step, need in zip(steps, needs, strict=True) if need.base)
+                raise RecipeError(f"{output.name}: {names} needs a base with these options; add `base:`")
             names = ", ".join(step.method.name for step in steps)
             self.fates.problems.append(f"{output.name}: {names} needs the base's tensor, and the base lacks it")
             return
@@ -248,8 +257,15 @@ class Decider:
                 problem = f"{output.name}: {step.method.name} takes {need.models} models, found {count}"
                 self.fates.problems.append(problem)
                 return
-        self.fates.merged.append(Merged(spec, steps, feed, models, "; ".join(kinds.values())))
+        self.fates.merged.append(Merged(spec, steps, feed, models, "; ".join(kinds.values()), applied.why))
         self.fates.order.append(spec)
+
+    def _keep_base(self, output: _Output, base: TensorSpec | None, shape: tuple[int, ...], why: str) -> None:
+        if base is None or base.shape != shape:
+            found = "lacks it" if base is None else f"has {list(base.shape)} for {list(shape)}"
+            self.fates.problems.append(f"{output.name}: {why}, and the base {found}; give it a method by a rule")
+        else:
+            self._copy(output.name, base, 0, why)
 
     def _held(self, name: str, match: Match | None) -> TensorSpec | None:
         if match is None:

@@ -3,13 +3,21 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from eutectic.checkpoint.open import Located, is_adapter, locate, open_located, parse_reference
 from eutectic.checkpoint.source import Checkpoint
 
 if TYPE_CHECKING:  # recipes know the methods and so load torch, which opening a model does not need
     from eutectic.recipe.model import Recipe
+
+
+class Options(TypedDict):
+    """How inputs are opened; see `open_input`."""
+
+    root: Path | None
+    pickles: bool
+    offline: bool
 
 
 def open_input(
@@ -73,14 +81,35 @@ def open_inputs(
                 opened.append(stage(inner))
             else:
                 assert entry.model is not None  # one of the two, the recipe's model checks
+                how: Options = {"root": recipe.root, "pickles": recipe.pickles, "offline": offline}
                 opened.append(
-                    open_input(entry.model, root=recipe.root, base=base, pickles=recipe.pickles, offline=offline)
+                    _open_task(entry.model, entry.task, entry.base, how)
+                    if entry.task is not None
+                    else open_input(entry.model, base=base, **how)
                 )
     except BaseException:
         for each in [*([base] if base else []), *opened]:
             each.source.close()
         raise
     return base, tuple(opened)
+
+
+def _open_task(reference: str, task: str, base: str | None, how: Options) -> Checkpoint:
+    """Opens the model of one task of an output; `base` says where its base is when the receipt does not."""
+    # Here, since tasks need the methods that made them, and most models are none.
+    from eutectic.plan.tasks import base_of, open_task
+
+    merged = open_input(reference, **how)
+    try:
+        found = open_input(base_of(merged) if base is None else base, **how)
+        try:
+            return open_task(merged, found, task, checked=base is None)
+        except BaseException:
+            found.source.close()
+            raise
+    except BaseException:
+        merged.source.close()
+        raise
 
 
 def _rooted(reference: str, root: Path | None) -> str:

@@ -10,6 +10,7 @@ from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DType, TensorSpec
 from eutectic.checkpoint.writer import ShardLayout
 from eutectic.methods.declare import Locality
+from eutectic.methods.extras import Extra
 from eutectic.plan.explain import describe, explain
 from eutectic.recipe.model import Recipe
 from eutectic.recipe.resolve import ResolvedStep
@@ -46,6 +47,7 @@ class Merged:
         base: the base's row, when the chain or a delta needs it.
         models: one row per model.
         why: what is special about it, for the plan's listing.
+        aside: why other methods than the recipe's make it, if they do.
     """
 
     spec: TensorSpec
@@ -53,11 +55,18 @@ class Merged:
     base: Feed | None
     models: tuple[Feed, ...]
     why: str = ""
+    aside: str = ""
 
     @property
     def feeds(self) -> tuple[Feed, ...]:
         """Every row, base first."""
         return (*([self.base] if self.base else []), *self.models)
+
+    @property
+    def extras(self) -> tuple[Extra, ...]:
+        """What its combine makes for each model beside the tensor."""
+        declared = self.steps[-1].method.extras
+        return tuple(extra for extra in declared if extra.stored(self.spec.shape, len(self.models)) is not None)
 
     @property
     def locality(self) -> Locality:
@@ -127,12 +136,16 @@ class Schedule:
         slice_elements: most elements of a slice; a multiple of the grain.
         resident_bytes: a site with statistics of its own whose rows take at most this is read once, and held.
         whole_threads: workers at once on sites that must be whole in memory.
+        lanes: threads that each of these may use for work of one site that falls apart by itself.
+        alone: the same, for a site that no other is visited beside.
     """
 
     threads: int
     slice_elements: int
     resident_bytes: int
     whole_threads: int
+    lanes: int = 1
+    alone: int = 1
 
 
 @dataclass(frozen=True)
@@ -157,6 +170,12 @@ class Plan:
     notes: tuple[str, ...]
     job: str
     fingerprints: Mapping[str, str]
+    tasks: ShardLayout
+
+    @property
+    def files(self) -> ShardLayout:
+        """Every file that is written at known offsets: one a task, then the weights, which are made whole last."""
+        return ShardLayout(self.tasks.shards + self.layout.shards, self.layout.index)
 
     @property
     def peak(self) -> int:
@@ -170,8 +189,8 @@ class Plan:
 
     @property
     def writes(self) -> int:
-        """Bytes of the output's weight files."""
-        return self.layout.nbytes
+        """Bytes of the output's weight files, and of what is made for each task beside them."""
+        return self.files.nbytes
 
     def explain(self, *, tensors: bool = False, speed: float | None = None) -> str:
         """Returns the plan as a page of text; `tensors` lists every tensor, `speed` is in bytes per second."""

@@ -11,7 +11,7 @@ from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED
 from eutectic.recipe.chain import Bound, ambiguous, bind_loosely, check_value, miscount, owners
 from eutectic.recipe.model import BASE, ModelEntry, Output, Recipe, Rule, Slice, Step
-from eutectic.recipe.values import Coefficient, Value, show
+from eutectic.recipe.values import Coefficient, NanWeights, Value, show
 
 Key = tuple[str | int, ...]
 #: Stages within stages: more is a mistake or an attack.
@@ -35,7 +35,11 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError: with all problems, one a line.
     """
-    found = problems(recipe)
+    refuse(problems(recipe))
+
+
+def refuse(found: Sequence[Problem]) -> None:
+    """Raises RecipeError with all problems, one a line, if there are any."""
     if found:
         raise RecipeError("\n".join(f"{dotted(problem.key)}: {problem.text}" for problem in found))
 
@@ -182,7 +186,7 @@ class _Checker:
         found = owners(chain, name)
         if not found:
             yield Problem(key, _unknown(name, [chain], ()))
-        if isinstance(value, Coefficient) and value.of == "delta" and self.recipe.base is None and self.complete:
+        if isinstance(value, NanWeights) and value.of == "delta" and self.recipe.base is None and self.complete:
             yield Problem(key, "norms of differences need a base; add `base:`, or use `of: finetuned`")
         for place, parameter in found:
             try:

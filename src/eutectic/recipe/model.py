@@ -125,12 +125,16 @@ class ModelEntry(Part):
     Attributes:
         model: a path, `org/name@revision` or `path+adapter`, as the user wrote it.
         recipe: instead of `model`, a recipe whose result is merged (a stage).
+        task: the model of this task, where `model` is an output that holds parts for several.
+        base: the base that output was made around, where it is not where its receipt says.
         name: what rules, slices and messages call it; by default its reference.
         parameters: values for this model alone; written beside the other keys.
     """
 
     model: Reference | None = None
     recipe: "Recipe | None" = None
+    task: Text | None = None
+    base: Reference | None = None
     name: Text | None = None
     parameters: Parameters = Field(default_factory=dict)
 
@@ -147,11 +151,20 @@ class ModelEntry(Part):
             keys = [str(key)[:40] for key in list(raw)[:9]]
             hint = next((text for key in keys if (text := nearest(key, ("model", "recipe")))), "")
             raise ValueError(f"expected the key model or recipe, one of them; found {', '.join(keys) or 'none'}{hint}")
+        task, base = raw.get("task"), raw.get("base")
+        if (task is not None and raw.get("model") is None) or (base is not None and task is None):
+            raise ValueError("task goes with a model that holds parts for several, and base with a task")
         return _gather(raw, frozenset(cls.model_fields))
+
+    @property
+    def reference(self) -> str | None:
+        """What names it when it has no name of its own: `path`, or `path#task`; None for a recipe."""
+        return self.model if self.task is None else f"{self.model}#{self.task}"
 
     def plain(self) -> dict[str, Any]:
         """Returns what a recipe writes."""
-        own = {"model": self.model, "recipe": self.recipe and self.recipe.to_dict(), "name": self.name}
+        own = {"model": self.model, "recipe": self.recipe and self.recipe.to_dict()}
+        own |= {"task": self.task, "base": self.base, "name": self.name}
         return {key: value for key, value in own.items() if value is not None} | _plain_parameters(self.parameters)
 
 
@@ -263,7 +276,7 @@ class Recipe(Part):
     """
 
     base: Reference | None = None
-    models: Annotated[tuple[ModelEntry, ...], AfterValidator(_not_empty)]
+    models: Annotated[tuple[ModelEntry, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
     method: Chain
     rules: tuple[Rule, ...] = ()
     slices: tuple[Slice, ...] = ()
@@ -282,7 +295,7 @@ class Recipe(Part):
     def names(self) -> tuple[str, ...]:
         """What each entry of `models` is called: its name, its reference, or the number of its stage."""
         return tuple(
-            entry.name or entry.model or f"recipe {number}" for number, entry in enumerate(self.models, start=1)
+            entry.name or entry.reference or f"recipe {number}" for number, entry in enumerate(self.models, start=1)
         )
 
     def find(self, reference: str) -> int | None:

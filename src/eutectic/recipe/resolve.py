@@ -13,7 +13,7 @@ from eutectic.methods.declare import Method, Parameter
 from eutectic.recipe.chain import Bound, bind, miscount, owners
 from eutectic.recipe.check import check
 from eutectic.recipe.model import BASE, Recipe, Rule, Slice
-from eutectic.recipe.values import Coefficient, Gradient, LinesScale, Value
+from eutectic.recipe.values import Coefficient, Gradient, LinesScale, NanWeights, Ordered, Value
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,12 @@ class ResolvedStep:
     Attributes:
         method: the method.
         values: by parameter; float, int, bool or str, and for per-model parameters a tuple with one number per input.
-        coefficients: per-model parameters whose numbers a source gives; these are not in `values`.
+        coefficients: per-model parameters whose numbers a statistic gives; these are not in `values`.
     """
 
     method: Method[Any]
     values: Mapping[str, object]
-    coefficients: Mapping[str, Coefficient]
+    coefficients: Mapping[str, NanWeights]
 
 
 @dataclass(frozen=True)
@@ -221,12 +221,15 @@ class _Settings:
         steps = []
         for bound, rows in zip(self.chain, self.values, strict=True):
             values: dict[str, object] = {}
-            coefficients: dict[str, Coefficient] = {}
+            coefficients: dict[str, NanWeights] = {}
             for own in bound.method.parameters:
                 row = rows[own.name]
                 source = next((value for value in row if isinstance(value, Coefficient)), None)
                 if source is not None and all(value == source for value in row):
-                    coefficients[own.name] = source
+                    if isinstance(source, Ordered):
+                        values[own.name] = source.source().weights(len(row))
+                    else:
+                        coefficients[own.name] = source
                     continue
                 read = tuple(
                     self._concrete(bound.method.name, own, value, place, number) for number, value in enumerate(row)

@@ -6,7 +6,7 @@ from typing import Any, get_args
 from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
 from eutectic.recipe.model import Output, Recipe
-from eutectic.recipe.values import LinesScale, NanWeights, Part
+from eutectic.recipe.values import SOURCES, EmaWeights, LinesScale, NanWeights, Part
 
 Schema = dict[str, Any]
 
@@ -25,11 +25,12 @@ def json_schema() -> Schema:
     every = [(method, own) for method in METHODS.values() for own in method.parameters]
     per_model = [(method, own) for method, own in every if own.bounds.per_model]
     reference = {"type": "string", "minLength": 1, "description": "a path, org/name@revision, or path+adapter"}
+    entry: Schema = {"anyOf": [_TEXT, {"$ref": "#/$defs/model"}]}
     step = {"anyOf": [{"enum": list(METHODS)}, {"$ref": "#/$defs/step"}]}
     recipe = _object(
         {
             "base": reference,
-            "models": _array({"anyOf": [_TEXT, {"$ref": "#/$defs/model"}]}),
+            "models": {"anyOf": [*entry["anyOf"], _array(entry)], "description": "`*` and `?` match many"},
             "method": {"anyOf": [step, _array(step)], "description": "transforms, then one combine"},
             "rules": {"type": "array", "items": {"$ref": "#/$defs/rule"}},
             "slices": {"type": "array", "items": {"$ref": "#/$defs/slice"}},
@@ -40,7 +41,8 @@ def json_schema() -> Schema:
         },
         required=("models", "method"),
     )
-    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | _named(per_model)
+    task = {"task": _TEXT | {"description": "a task of an output that holds parts for several"}, "base": reference}
+    model = {"model": reference, "recipe": {"$ref": "#/$defs/recipe"}, "name": _TEXT} | task | _named(per_model)
     source = {"model": reference, "blocks": _BLOCKS} | _named(per_model)
     slices = {"sources": _array({"$ref": "#/$defs/source"}), "base_blocks": _BLOCKS}
     rule = {
@@ -60,7 +62,7 @@ def json_schema() -> Schema:
         "rule": _object(rule),
         "output": _output(),
         "step": _steps(METHODS.values()),
-        "nan": _nan(),
+        "weights": _source(),
         "lines": _lines(),
     }
     definitions |= {f"{method.name}.{own.name}": _parameter(own) for method, own in every}
@@ -95,12 +97,20 @@ def _output() -> Schema:
     return _object({"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT})
 
 
-def _nan() -> Schema:
+def _source() -> Schema:
+    """Where numbers for all models at once may come from: a word, or a word with options."""
     scale = {"anyOf": [{"enum": ["n/2"]}, {"type": "number"}], "default": "n/2"}
-    options = _object({"of": _choice(NanWeights, "of"), "per": _choice(NanWeights, "per"), "scale": scale})
+    decay = {"type": "number", "minimum": 0, "maximum": 1, "default": EmaWeights.model_fields["decay"].default}
+    options: dict[str, Schema] = {
+        "nan": {"of": _choice(NanWeights, "of"), "per": _choice(NanWeights, "per"), "scale": scale},
+        "sma": {},
+        "wma": {},
+        "ema": {"decay": decay, "normalized": {"type": "boolean", "default": False}},
+    }
+    assert set(options) == set(SOURCES)
     return {
-        "description": "norm-aware weights, for all models at once",
-        "anyOf": [{"const": "nan"}, _object({"nan": options}, required=("nan",))],
+        "description": "a source of weights, for all models at once",
+        "anyOf": [{"enum": list(options)}, *(_object({n: _object(o)}, required=(n,)) for n, o in options.items())],
     }
 
 
@@ -137,7 +147,7 @@ def _parameter(own: Parameter) -> Schema:
         return about | number
     forms: list[Schema] = [number, {"type": "array", "items": number, "minItems": 2, "description": "over depth"}]
     forms.append({"$ref": "#/$defs/lines"})
-    return about | {"anyOf": forms + ([{"$ref": "#/$defs/nan"}] if own.bounds.per_model else [])}
+    return about | {"anyOf": forms + ([{"$ref": "#/$defs/weights"}] if own.bounds.per_model else [])}
 
 
 def _named(parameters: Iterable[tuple[Method[Any], Parameter]]) -> Schema:

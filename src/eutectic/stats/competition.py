@@ -10,7 +10,7 @@ from eutectic.numerics.kernels import BINS
 from eutectic.numerics.stages import column
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Again, Part, Seen, Statistic
-from eutectic.stats.weights import Floats, Quantiles, Window, magnitudes_of, narrow, open_window, tally
+from eutectic.stats.weights import Floats, Quantiles, Window, magnitudes_of, narrow, open_window, size_of, tally
 
 Inter = Literal["pairs", "sum"]
 
@@ -25,7 +25,7 @@ class MagnitudeEdges(Quantiles):
     share: float = 0.01
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
-        return open_window(parts, 2 * n, double)
+        return open_window(size_of(parts), 2 * n, double)
 
     def finish(self, state: Window) -> Floats | Again:
         n, total = len(state.below) // 2, state.total
@@ -53,7 +53,7 @@ class ScoreEdges(Quantiles):
         return (self.edges,)
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
-        return open_window(parts, 2 * n, double, 0xFFFFFFFFFFFFFFFF if double else 0xFFFFFFFF)
+        return open_window(size_of(parts), 2 * n, double, top=0xFFFFFFFFFFFFFFFF if double else 0xFFFFFFFF)
 
     def update(self, state: Window, seen: Seen) -> None:
         tally(state, _ordered(scores(seen.deltas, seen.results[self.edges], self.inter)))

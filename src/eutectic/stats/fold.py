@@ -7,6 +7,7 @@ shows it every slice of the statistic's scope through `update`, joins the worker
 """
 
 import enum
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -42,10 +43,26 @@ class Scope(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a scope: its name and element count."""
+    """One tensor of a scope: its name, element count and shape."""
 
     name: str
     numel: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...]) -> "Part":
+        """Returns a tensor of that shape."""
+        return cls(name, math.prod(shape), shape)
+
+    @property
+    def width(self) -> int:
+        """Elements of a row: the last axis; all of a vector."""
+        return max(1, self.shape[-1] if len(self.shape) > 1 else self.numel)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.numel // self.width
 
 
 class Seen:
@@ -55,6 +72,7 @@ class Seen:
         name: the site's tensor.
         start: index of the slice's first element.
         numel: elements in the whole tensor.
+        width: elements of a row.
         key: the source of draws, at the slice's start.
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
             they cannot express). Then `tensors`, `deltas` and `after` serve.
@@ -71,20 +89,24 @@ class Seen:
         after: Callable[[tuple[Stage, ...]], Tensor],
         results: Mapping["Statistic", Any],
     ) -> None:
-        self.name, self.numel = part.name, part.numel
+        self.name, self.numel, self.width = part.name, part.numel, part.width
         self.start, self.key, self.rows, self.results = start, key, rows, results
         self._tensors, self.after = tensors, after
 
     @property
     def tensors(self) -> Tensor:
-        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements)."""
+        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements).
+
+        A statistic that must see whole tensors gets them in their shape: (n + 1 or n, *shape).
+        """
         return self._tensors()
 
     @property
     def deltas(self) -> Tensor:
         """The models' differences from the base after the transforms so far, flattened: (n, elements).
 
-        `after` gives them after further stages, which may rank within rows.
+        `after` gives them after further stages, which may rank within rows. A statistic that must see whole tensors
+        gets them in their shape: (n, *shape).
         """
         return self.after(())
 
@@ -121,7 +143,21 @@ class Statistic(Protocol):
 
     @property
     def by_rows(self) -> bool:
-        """Whether the rows that a slice touches must be there in full."""
+        """Whether the rows that a slice touches must be there in full; slices may still end within them."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether it must see whole tensors at once, through torch, rather than slices."""
+        ...
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether it must be shown whole rows; then slices start where rows do, and not at grains."""
+        ...
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        """Peak extra memory of `update` on n models of a shape, in elements; asked where it sees whole tensors."""
         ...
 
     def init(self, parts: list[Part], n: int, double: bool) -> Any:

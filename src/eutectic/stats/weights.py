@@ -5,7 +5,7 @@ threads and resuming cannot change a bit. Counts are integers and need no such c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class _OfWeights:
+class OfWeights:
     """What the statistics of this file share: they see each expert's weights."""
 
     scope: Scope
@@ -42,6 +42,17 @@ class _OfWeights:
     @property
     def by_rows(self) -> bool:
         return False
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    @property
+    def whole_rows(self) -> bool:
+        return False
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        return 0.0
 
     def sample(self, state: Any) -> int:
         return 1
@@ -74,7 +85,7 @@ def _per_grain(rows: Tensor, measure: Callable[[Tensor], Tensor]) -> Floats:
 
 
 @dataclass(frozen=True)
-class Gram(_OfWeights):
+class Gram(OfWeights):
     """Inner products of all pairs over a scope: (p, p) float64.
 
     `of="deltas"`: the n models' differences from the base, p = n. `of="weights"`: the base, if there is one, and the
@@ -97,14 +108,17 @@ class Gram(_OfWeights):
         return _join(left, right)
 
     def finish(self, state: Sums) -> Floats:
-        return _total(state)
+        # Some tensors of a model may come with a base and others without: what all have is the models.
+        p = min((grains.shape[1] for grains in state.values() if 0 not in grains.shape), default=0)
+        common = {name: grains[:, -p:, -p:] for name, grains in state.items() if grains.shape[1] >= p}
+        return _total(common if p else state)
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return sum(_grains(part) for part in parts) * (n + 1) ** 2 * 8
 
 
 @dataclass(frozen=True)
-class Energy(_OfWeights):
+class Energy(OfWeights):
     """Sums of squares over a scope, (n,) float64, of the models' deltas or of the models themselves.
 
     Of deltas, those only whose spread over the models is at least `select`.
@@ -157,7 +171,7 @@ def _join(left: Sums, right: Sums) -> Sums:
 
 
 @dataclass(frozen=True)
-class Mass(_OfWeights):
+class Mass(OfWeights):
     """Sums of magnitudes of the deltas over a scope, (n,) float64.
 
     Attributes:
@@ -226,6 +240,14 @@ def kept_rank(total: int, density: float, rank: Rank) -> int:
     return int(total * round(1 - density, 15))  # 1 - 0.9 is 0.1 and not 0.09999999999999998
 
 
+#: A guess is this wide at least, in share of all ranks on either side.
+_MARGIN = 0.003
+#: Bins are added up in stretches of so many before one is looked into.
+_STRETCH = 512
+#: A sample of so many elements narrows the window enough.
+_ENOUGH = 1 << 17
+
+
 @dataclass
 class Window:
     """The state of a quantile: for each model, the window of bit patterns still in question, and counts in it.
@@ -250,26 +272,60 @@ class Window:
     top: int
     zeros: int = 0
 
+    def narrowed(self, windows: Sequence[tuple[int, int]]) -> "Window":
+        """Returns an empty state of the same scope that counts all in these windows (low, shift)."""
+        low, shift = zip(*windows, strict=True)
+        below, bins = np.zeros(len(low), np.int64), np.zeros(self.bins.shape, np.int64)  # untouched pages cost nothing
+        return Window(self.total, self.double, 1, np.array(low, np.uint64), np.array(shift), below, bins, self.top)
 
-#: A guess is this wide at least, in share of all ranks on either side.
-_MARGIN = 0.003
-#: Bins are added up in stretches of so many before one is looked into.
-_STRETCH = 512
-#: A sample of so many elements narrows the window enough.
-_ENOUGH = 1 << 17
+    def values(self, patterns: Sequence[int]) -> list[float]:
+        """Returns the magnitudes that have these bit patterns."""
+        found = np.array(patterns, np.uint64)
+        return [float(v) for v in (found.view(np.float64) if self.double else found.astype(np.uint32).view(np.float32))]
+
+
+def open_window(total: int, n: int, double: bool, enough: int = _ENOUGH, top: int | None = None) -> Window:
+    """Returns a state for n quantiles of a scope of `total` elements, in which every pattern is in question.
+
+    A sample of `enough` elements must narrow the windows down; `top` is the largest pattern, by default of magnitudes.
+    """
+    last = _top(double) if top is None else top
+    low, shift = _cover(0, last)
+    empty, bins = np.zeros(n, np.int64), np.zeros((n, BINS), np.int64)
+    # A small scope is counted whole at once: a sample of it would say too little.
+    sampling = min(64, max(1, total // enough))
+    return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins, last)
+
+
+def size_of(parts: list[Part]) -> int:
+    """Returns how many elements a scope has."""
+    return sum(part.numel for part in parts)
+
+
+def sampled_sweeps(total: int, double: bool, enough: int = _ENOUGH) -> float:
+    """How often a scope is shown until its quantiles are known, as a rule."""
+    # A float64 pattern takes two windows more to narrow down; a scope too small for a sample, one coarse count.
+    first = 1.0 if total < 2 * enough else 1 / min(64, total // enough)
+    return first + (3.0 if double else 1.0)
+
+
+def count(values: Tensor, state: Window, which: int) -> None:
+    """The torch reference of `kernels.magnitudes`: counts magnitudes under and in one window of a state."""
+    row = values.abs().numpy(force=True).view(np.uint64 if state.double else np.uint32).astype(np.uint64)
+    inside = (row[row >= state.low[which]] - state.low[which]) >> np.uint64(state.shift[which])
+    state.below[which] += len(row) - len(inside)
+    state.bins[which] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
 
 
 @dataclass(frozen=True)
-class Quantiles(_OfWeights):
+class Quantiles(OfWeights):
     """What searches among magnitudes share: what they are shown, how often, and how states are joined."""
 
     def sample(self, state: Window) -> int:
         return state.sampling
 
     def sweeps(self, total: int, double: bool) -> float:
-        # A float64 pattern takes two windows more to narrow down; a scope too small for a sample, one coarse count.
-        first = 1.0 if total < 2 * _ENOUGH else 1 / min(64, total // _ENOUGH)
-        return first + (3.0 if double else 1.0)
+        return sampled_sweeps(total, double)
 
     def update(self, state: Window, seen: Seen) -> None:
         if seen.rows is not None:
@@ -298,7 +354,7 @@ class MagnitudeQuantile(Quantiles):
     rank: Rank = "official"
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
-        return open_window(parts, n, double)
+        return open_window(size_of(parts), n, double)
 
     def finish(self, state: Window) -> Numbers | Again:
         shares = self.density * len(state.below) if len(self.density) == 1 else self.density
@@ -324,7 +380,7 @@ class MagnitudeBand(Quantiles):
     first: Literal["removed", "kept"] = "removed"
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
-        return open_window(parts, 2 * n, double)
+        return open_window(size_of(parts), 2 * n, double)
 
     def finish(self, state: Window) -> Floats | Again:
         edges = [band(state.total, *shares, self.first) for shares in zip(self.kept, self.removed, strict=True)]
@@ -362,7 +418,7 @@ class SpreadQuantile(Quantiles):
     share: float = 1.0
 
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
-        return open_window(parts, 1, double)
+        return open_window(size_of(parts), 1, double)
 
     def update(self, state: Window, seen: Seen) -> None:
         if seen.rows is not None:
@@ -384,18 +440,6 @@ class SpreadQuantile(Quantiles):
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return BINS * 8
-
-
-def open_window(parts: list[Part], n: int, double: bool, top: int | None = None) -> Window:
-    """Returns the first window of n searches among patterns up to `top` (that of magnitudes): it covers all."""
-    total = sum(part.numel for part in parts)
-    last = _top(double) if top is None else top
-    low, shift = _cover(0, last)
-    empty = np.zeros(n, np.int64)
-    bins = np.zeros((n, BINS), np.int64)
-    # A small scope is counted whole at once: a sample of it would say too little.
-    sampling = min(64, max(1, total // _ENOUGH))
-    return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins, last)
 
 
 def magnitude_patterns(values: Tensor) -> NDArray[np.uint64]:
@@ -420,16 +464,12 @@ def narrow(state: Window, ranks: list[int]) -> list[int] | Again:
     found: list[int] = []
     windows: list[tuple[int, int]] = []
     for model, rank in enumerate(ranks):
-        pattern, window = _look(state, model, rank)
+        pattern, window = look(state, model, rank)
         found.append(-1 if pattern is None else pattern)
         windows.append(window)
     if state.sampling == 1 and min(found) >= 0:
         return found
-    low, shift = zip(*windows, strict=True)
-    # Untouched pages cost nothing.
-    below, bins = np.zeros(len(ranks), np.int64), np.zeros(state.bins.shape, np.int64)
-    lows = np.array(low, np.uint64)
-    return Again(Window(state.total, state.double, 1, lows, np.array(shift), below, bins, state.top))
+    return Again(state.narrowed(windows))
 
 
 def _top(double: bool) -> int:
@@ -442,7 +482,7 @@ def _cover(first: int, last: int) -> tuple[int, int]:
     return first, max(0, ((last - first + 1) - 1).bit_length() - (BINS.bit_length() - 1))
 
 
-def _look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, int]]:
+def look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, int]]:
     """Looks for a rank in one model's counts.
 
     Returns:
@@ -487,7 +527,7 @@ def _bin_of(bins: NDArray[np.int64], coarse: NDArray[np.int64], rank: int) -> in
 
 
 @dataclass(frozen=True)
-class SignBalance(_OfWeights):
+class SignBalance(OfWeights):
     """The sign of the whole vote: +1 if more elements elect plus than minus by weighted mass, else -1.
 
     The deltas are trimmed at `cut` first. Source: TIES authors' code, which gives exact zero votes to this majority.
@@ -528,7 +568,7 @@ class SignBalance(_OfWeights):
 
 
 @dataclass(frozen=True)
-class Overlap(_OfWeights):
+class Overlap(OfWeights):
     """How many deltas of each model are not zero, and of how many of those no other model's is: (n, 2).
 
     What is smaller than `floor` in magnitude counts as zero.

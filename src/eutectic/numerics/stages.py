@@ -173,8 +173,8 @@ class Combination:
         scale: multiplies the average.
         average: `sum`; or, with an elected sign per element, over those that agree with it: `agree_sum`, `agree_count`
             (divided by how many agree), `agree_weight` (divided by the sum of their weights, 1 where that is 0),
-            `agree_max` (the largest magnitude). Without an elected sign: `unified`, the largest magnitude on the side of
-            the plain sum's sign (minus where that is zero), which takes no weights; `active`, where several models'
+            `agree_max` (the largest magnitude). Without an elected sign: `unified`, the largest magnitude on the side
+            of the plain sum's sign (minus where that is zero), without weights; `active`, where several models'
             deltas are not zero, their mean, and where one is, weight[i] times it; `largest`, the one of largest
             magnitude, the later of equals.
         tie: what an exactly zero vote elects: 0 nobody, +1 or -1 that sign.

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import time
+from importlib import import_module
 from pathlib import Path
 
 
@@ -26,22 +27,27 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--memory", default="1GiB")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--torch", action="store_true", help="load torch beforehand, where the merge needs it anyway")
+    parser.add_argument("--load", default=None, help="a library to import first, where its memory shall not count")
+    parser.add_argument("--store", type=Path, default=None, help="folder of stored statistics of data")
     parser.add_argument("--plan-only", action="store_true", help="import everything, plan, and merge nothing")
     options = parser.parse_args()
     import eutectic
 
-    if options.torch:
-        import torch  # noqa: F401
-
+    if options.load:
+        getattr(import_module(options.load), "PreTrainedModel", None)  # a lazy package loads when it is used
     imported = _since_start()
-    plan = eutectic.plan(json.loads(options.recipe.read_text()), memory=options.memory, threads=options.threads)
+    plan = eutectic.plan(
+        json.loads(options.recipe.read_text()), memory=options.memory, threads=options.threads, store=options.store
+    )
     planned = _since_start()
     found = {"imported": imported, "planned": planned, "peak": int(plan.peak), "reads": int(plan.reads)}
     if not options.plan_only:
         started, cpu = time.perf_counter(), time.process_time()
+        eutectic.calibrate(plan)
+        calibrated = time.perf_counter() - started
         receipt = eutectic.run(plan, out=options.out)
         found |= {"seconds": receipt.seconds, "call": time.perf_counter() - started, "done": _since_start()}
+        found |= {"calibrating": calibrated}
         found |= {"cpu": time.process_time() - cpu}
     print(json.dumps(found))
 

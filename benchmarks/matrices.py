@@ -119,7 +119,7 @@ def measure_method(method: str, options: argparse.Namespace, work: Path) -> dict
     program += [*(["--port"] if options.port else [])]
     for at in range(options.rounds):
         said, cost = measure.merge(
-            recipe, work / "run", memory=options.memory, threads=options.threads, keep=at == 0, torch=True
+            recipe, work / "run", memory=options.memory, threads=options.threads, keep=at == 0, load="torch"
         )
         if at == 0:
             ours = load_file(next((work / "run" / "merged").glob("*.safetensors")))

@@ -82,7 +82,7 @@ def merge(
     threads: int,
     plan_only: bool = False,
     keep: bool = False,
-    torch: bool = False,
+    load: str | None = None,
 ) -> tuple[dict[str, Any], Cost]:
     """Runs one merge in a fresh process and returns what it said and what it cost; the output is removed."""
     work.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def merge(
     shutil.rmtree(out, ignore_errors=True)
     file.write_text(json.dumps(recipe))
     command = [sys.executable, "-m", "benchmarks.child", file, out, "--memory", memory, "--threads", str(threads)]
-    command += ["--plan-only"] * plan_only + ["--torch"] * torch
+    command += ["--plan-only"] * plan_only + (["--load", load] if load else [])
     cost = run(command)
     if not keep:
         shutil.rmtree(out, ignore_errors=True)

@@ -35,7 +35,7 @@ RANKS: tuple[set[str], ...] = (
     {"adapters", "layout"},
     {"numerics", "checkpoint"},
     {"quantities"},
-    {"errors", "about", "speed"},
+    {"errors", "about", "speed", "spectra"},
 )
 RANK = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 
@@ -46,6 +46,7 @@ FACES = {"cli": _SEEN, "ui": _SEEN}
 #: Imports inside functions, also by `import_module`, each with its reason.
 LATE_IMPORTS = {
     "eutectic": "the verbs: `import eutectic` is light, and each verb loads what it needs when it is first used",
+    "eutectic.calibrate.extras": "transformers, datasets, pyarrow, Pillow: optional, for methods that look at data",
     "eutectic.checkpoint.hub": "huggingface_hub, which takes a second: local models are opened without it",
     "eutectic.checkpoint.pickled": "torch: a header is read, and `inspect` answers, without it",
     "eutectic.cli.main": "the verbs' files: only the one that was called for is loaded",

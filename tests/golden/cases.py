@@ -40,6 +40,12 @@ def not_built() -> frozenset[str]:
     return frozenset(line for line in lines if line)
 
 
+def families() -> list[Path]:
+    """Returns the families beside this file: folders whose folders hold a case.json, or params.json."""
+    facts = (path for name in ("case.json", "params.json") for path in HERE.glob(f"*/*/{name}"))
+    return sorted({path.parents[1] for path in facts})
+
+
 def find(family: Path) -> list[Case]:
     """Returns every case of a family: its folders, and whatever its index names beyond them."""
     names = {path.name for path in family.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}

@@ -11,11 +11,12 @@ import torch
 from eutectic.engine.chain import Chain, Request
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods import METHODS
-from eutectic.methods.declare import Laws, Locality, Method
+from eutectic.methods.declare import Domain, Laws, Locality, Method
 from eutectic.methods.site import Site
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
-from tests.make.sites import Job, merge
+from eutectic.stats.fold import Calibrated
+from tests.make.sites import Job, Step, merge
 
 from .samples import (
     POWERS,
@@ -34,7 +35,9 @@ from .samples import (
     wants_base,
 )
 
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+#: Methods on factors have laws of their own, in `test_factors`.
+DENSE = {name: method for name, method in METHODS.items() if method.needs.domain is not Domain.FACTORS}
+ALL = pytest.mark.parametrize("method", DENSE.values(), ids=DENSE)
 SAMPLES = samples()
 #: What changing one option is tried on; the plain values are tried on all samples.
 FEW = [sample for sample in SAMPLES if sample.name.startswith(("16x33", "5x7", "most", "equal"))]
@@ -46,7 +49,8 @@ def run(method: Method[Any], case: Case, **how: Any) -> torch.Tensor:
     """Merges a sample as a plan would, in the sample's own precision."""
     values, party, sample = case
     models, base = party.pick(sample)
-    return merge(steps(method, values), models, base, double=sample.base.dtype == torch.float64, **how)
+    double = sample.base.dtype == torch.float64
+    return merge(steps(method, values), models, base, double=double, data=sample.data[: party.n], **how)
 
 
 def near(found: torch.Tensor, expected: torch.Tensor, size: float) -> bool:
@@ -121,7 +125,8 @@ def _magnitudes(values: Values) -> Iterator[float]:
 
 def test_laws_are_all_tested() -> None:
     """Every law that can be declared has its function here."""
-    assert set(LAWS) == {entry.name for entry in dataclasses.fields(Laws)}
+    assert set(LAWS) | {"gauge"} == {entry.name for entry in dataclasses.fields(Laws)}
+    assert all(method.laws.gauge for method in DENSE.values()), "a method that never sees factors cannot break it"
 
 
 @ALL
@@ -212,6 +217,7 @@ def site_of(chain: Chain, sample: Sample, party: Party) -> tuple[Site, dict[str,
     """Returns the site of a settled chain's first step, its hyperparameters, and its statistics, watched."""
     step = chain.site.steps[0]
     read = Read({name: chain.results[Request(0, fold)] for name, fold in step.method.folds(**step.values).items()})
+    read |= chain._of_data(0, 0, tuple(sample.base.shape))
     models, base = party.pick(sample)
     site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base, width=chain.part.width)
     per_model = {own.name for own in step.method.parameters if own.bounds.per_model}
@@ -253,6 +259,8 @@ def test_result_has_the_declared_shape(method: Method[Any]) -> None:
 
 LONG = draw((2 * GRAIN + 77,), 40, torch.float32)
 WIDE = draw((3, GRAIN // 2 + 3), 41, torch.float32)
+#: For methods that hold a square matrix of the inputs' width.
+NARROW = draw((90, 40), 42, torch.float32)
 
 
 def equal_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -275,6 +283,13 @@ def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
                 size = sample.base.numel()
                 parts = [job.map(start, min(size, start + cut)).reshape(-1) for start in range(0, size, cut)]
                 assert equal_bits(torch.cat(parts), job.map()), (values, fused)
+
+
+def long(method: Method[Any]) -> list[Sample]:
+    """Returns samples of several slices; small ones for methods that hold a square matrix of the width."""
+    values = {own.name: own.default for own in method.parameters}
+    square = any(not each.aligned for each in method.calibrated(**values).values() if isinstance(each, Calibrated))
+    return [NARROW] if square else suited(method, (LONG, WIDE))
 
 
 @ALL
@@ -317,7 +332,7 @@ def test_every_task_comes_back(method: Method[Any]) -> None:
 def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
     """Small slices, two threads, held in memory or read again: the bytes are the same."""
     for party in parties(method):
-        for sample in suited(method, (LONG, WIDE)):
+        for sample in long(method):
             models, base = party.pick(sample)
             chain = steps(method, plain(method))
             whole = Job(chain, models, base).run()
@@ -325,3 +340,28 @@ def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
             assert equal_bits(whole.tensor("w"), cut.tensor("w"))
             for name, extra in whole.extras("w").items():
                 assert torch.equal(extra, cut.extras("w")[name])
+
+
+ROWS: dict[str, list[Step]] = {
+    "ranks, then a cut of the tensor": [
+        ("della", {"density": 0.5, "epsilon": 0.25}),
+        ("ties", {"density": 0.5, "scope": "tensor"}),
+    ],
+    "ranks of ranks, and what they leave of the mass": [
+        ("breadcrumbs", {"density": 0.5}),
+        ("della", {"density": 0.5, "rescale": "l1"}),
+        ("model_stock", {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", ROWS)
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "torch"])
+def test_statistics_behind_rows_see_whole_rows(chain: str, fused: bool) -> None:
+    """Where slices end within rows, what was ranked before is ranked as in the whole."""
+    for sample in (LONG, WIDE):
+        models, base = list(sample.models[:3]), sample.base
+        whole = Job(ROWS[chain], models, base, fused=fused).run().tensor("w")
+        for held in (0, 1 << 30):
+            how: dict[str, Any] = {"slice_elements": GRAIN, "threads": 2, "resident_bytes": held, "fused": fused}
+            assert equal_bits(whole, Job(ROWS[chain], models, base, **how).run().tensor("w"))

@@ -107,6 +107,6 @@ def test_declarations() -> None:
         assert (name, sees) == (f"`{method.name}`", locality if domain is Domain.ANY else domain.value)
         assert (fused == "yes") == (method.fused is not None)
         assert sorted(filter(None, f"{kept}, {broken}".replace(" ", "").split(","))) == sorted(
-            ["symmetric", "fixedpoint", "identity", "shift", "scale"], key=str
+            ["symmetric", "fixedpoint", "identity", "shift", "scale", "gauge"], key=str
         )
         assert ("identity" in kept.split(", ")) == method.laws.identity

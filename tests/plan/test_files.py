@@ -8,7 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 import eutectic
-from eutectic.engine.staging import RECIPE
+from eutectic.checkpoint.sidecars import RECIPE
 from eutectic.errors import RecipeError
 from eutectic.tokens.templates import TEMPLATES
 from tests.make.vocabularies import ENGLISH, SEA, byte_level, read_json, write_llama

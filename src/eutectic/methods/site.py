@@ -5,12 +5,31 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from eutectic.adapters.factors import Factors
 from eutectic.errors import RecipeError, UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """The models' updates in a basis they share: update i is `left @ values[i] @ right`.
+
+    What a transform of FACTORS returns. The rest of the chain then merges `values` as it would merge deltas, and the
+    result is carried back through the basis. A part of the basis that the updates do not fill is zero columns.
+
+    Attributes:
+        values: (n, k, m).
+        left: (d_out, k); None where k is d_out and nothing is to be done.
+        right: (m, d_in); None where m is d_in.
+    """
+
+    values: Tensor
+    left: Tensor | None = None
+    right: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -26,8 +45,10 @@ class Site:
             may be read (while a method describes itself to the kernels).
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
+        updates: the adapters' stored factors, where the method declared `Needs(domain=Domain.FACTORS)`.
         lanes: threads that `each` may use.
         width: elements of a row of the whole tensor (its last axis).
+        numel: elements of the whole tensor.
     """
 
     name: str
@@ -39,6 +60,22 @@ class Site:
     are_deltas: bool = False
     lanes: int = 1
     width: int = 1
+    numel: int = 0
+    updates: tuple[Factors, ...] | None = None
+
+    @property
+    def factors(self) -> tuple[Factors, ...]:
+        """The stored factors of the n adapters that have this module: b (d_out, r_i), a (r_i, d_in), and scales.
+
+        Ranks and scales may differ. Both factors are as the adapter stores them, also where the base keeps the weight
+        transposed. Float32, or float64 if the recipe says so.
+
+        Raises:
+            UndeclaredNeed: when the method did not declare `Needs(domain=Domain.FACTORS)`.
+        """
+        if self.updates is None:
+            raise UndeclaredNeed(f"{self.name}: reads factors without declaring Needs(domain=Domain.FACTORS)")
+        return self.updates
 
     @property
     def tensors(self) -> Tensor:

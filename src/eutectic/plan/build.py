@@ -10,10 +10,11 @@ from eutectic.checkpoint.sidecars import Sidecar
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
 from eutectic.checkpoint.tasks import extra_name, lay_out_tasks
-from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out
+from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out, lay_out_one
 from eutectic.errors import RecipeError
 from eutectic.layout.match import compare
 from eutectic.methods.extras import BIT
+from eutectic.plan.demands import demands
 from eutectic.plan.fates import Decider
 from eutectic.plan.files import output_files
 from eutectic.plan.memory import schedule
@@ -25,6 +26,8 @@ from eutectic.recipe.model import Recipe
 
 #: Share of the machine's memory that a run may hold when nobody says otherwise.
 DEFAULT_SHARE = 0.5
+#: The file of merged differences.
+DELTA = "delta.safetensors"
 
 
 def build(
@@ -37,6 +40,7 @@ def build(
     memory: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    skip: int = 0,
 ) -> Plan:
     """Plans a recipe over open checkpoints. No tensor is read.
 
@@ -49,6 +53,7 @@ def build(
         memory: bytes the run may hold; half of the machine's if None.
         threads: workers; one a usable core if None.
         device: `cpu`, or where torch computes.
+        skip: how many first steps of every chain the models have behind them.
 
     Raises:
         MismatchError: when the models do not fit together; everything at once.
@@ -60,15 +65,18 @@ def build(
     if bridged is not None:
         base, models = bridged.base, bridged.models
     report = compare(models, base)
-    decider = Decider(recipe, report, models, base, bridged.stored if bridged else None)
+    decider = Decider(recipe, report, models, base, bridged.stored if bridged else None, skip)
     fates = decider.decide()
     inputs = (*([base] if base else []), *models)
     check_spans(fates.merged, inputs)
     fingerprints = {str(number): checkpoint.source.fingerprint() for number, checkpoint in enumerate(inputs)}
-    metadata = {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
-    layout = lay_out(fates.order, recipe.output.shard_size, metadata)
+    metadata = recipe_metadata(recipe)
     tasks = _tasks(recipe, fates.merged, base is not None, metadata)
-    sidecars = output_files(recipe, base, models, report, decider, fates, bridged)
+    if recipe.output.form == "model":
+        layout = lay_out(fates.order, recipe.output.shard_size, metadata)
+        sidecars = output_files(recipe, base, models, report, decider, fates, bridged)
+    else:  # differences are no model, and nothing should take them for one
+        layout, sidecars = lay_out_one(fates.order, DELTA, metadata | {"eutectic_deltas": "true"}), ()
     double = work_doubles(recipe, fates.merged)
     budget = default_memory() if memory is None else memory
     planned, held = schedule(
@@ -100,10 +108,16 @@ def build(
         int(costs) + copies,
         costs / sum(once) if sum(once) else 1.0,
         (*(bridged.notes if bridged else ()), *report.summary()),
-        _job(recipe, fingerprints, (*layout.shards, *tasks.shards), sidecars, version, device),
+        job_of(recipe, fingerprints, (*layout.shards, *tasks.shards), sidecars, version, device),
         fingerprints,
         tasks,
+        demands=demands(fates.merged),
     )
+
+
+def recipe_metadata(recipe: Recipe) -> dict[str, str]:
+    """Returns what a weight file says of itself."""
+    return {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
 
 
 def _tasks(recipe: Recipe, merged: Sequence[Merged], has_base: bool, metadata: Mapping[str, str]) -> ShardLayout:
@@ -150,7 +164,7 @@ def _check_deltas(base: Checkpoint | None, models: Sequence[Checkpoint]) -> None
         raise RecipeError(f"{base.reference}: is an adapter and cannot be the base; name the model it was trained on")
 
 
-def _job(
+def job_of(
     recipe: Recipe,
     fingerprints: Mapping[str, str],
     shards: Sequence[Shard],

@@ -7,6 +7,8 @@ from typing import Any
 from eutectic.layout.roles import Role
 from eutectic.methods import get
 from eutectic.methods.declare import Domain, Elsewhere, Method
+from eutectic.plan.demands import read_by
+from eutectic.plan.steps import Merged
 from eutectic.recipe.resolve import ResolvedStep
 
 #: Branches of roles whose matrices are no linear maps: they are looked up, or are not multiplied by a vector at all.
@@ -44,9 +46,25 @@ def apply_domains(steps: tuple[ResolvedStep, ...], role: Role, shape: tuple[int,
             other = step.method.elsewhere(n, **step.values)
             if other.method is None:
                 return Applied((), f"{outside}: {step.method.name} is for {domain.value}, the base is kept")
-            found.append(_instead(step, other, get(other.method)))
+            found.append(_instead(step, other, get(other.method), n))
             said.append(f"{outside}: {step.method.name} is for {domain.value}, {other.method} merges it")
     return Applied(tuple(found), "; ".join(said))
+
+
+def without_data(site: Merged) -> Merged:
+    """Returns a site whose layer no sample reached: methods that read data are replaced or left out there."""
+    steps: list[ResolvedStep] = []
+    for step in site.steps:
+        if not read_by(step, len(site.models)):
+            steps.append(step)
+        elif not step.method.combines:
+            steps.append(replace(step, method=step.method.left_out()))
+        else:
+            other = step.method.elsewhere(len(site.models), **step.values)
+            if other.method is None:  # the base's tensor, as a merge that does not move
+                other = Elsewhere("task_arithmetic", {"weight": (0.0,) * len(site.models)})
+            steps.append(_instead(step, other, get(other.method or "linear"), len(site.models)))
+    return replace(site, steps=tuple(steps), aside="no sample reached it")
 
 
 def _outside(domain: Domain, role: Role, shape: tuple[int, ...]) -> str:
@@ -58,15 +76,18 @@ def _outside(domain: Domain, role: Role, shape: tuple[int, ...]) -> str:
     return ""
 
 
-def _instead(step: ResolvedStep, other: Elsewhere, method: Method[Any]) -> ResolvedStep:
+def _instead(step: ResolvedStep, other: Elsewhere, method: Method[Any], n: int) -> ResolvedStep:
     """The method that merges a tensor instead, with the values that it is given or shares by name."""
     shared = {own.name for own in method.parameters if _same(step.method, method, own.name)} - set(other.values)
     values: Mapping[str, object] = {name: value for name, value in step.values.items() if name in shared}
     coefficients = {name: source for name, source in step.coefficients.items() if name in shared}
-    missing = {own.name: own.default for own in method.parameters if own.name not in {*values, *coefficients}}
+    left = [own for own in method.parameters if own.name not in {*values, *coefficients}]
+    missing = {own.name: (own.default,) * n if own.bounds.per_model else own.default for own in left}
     return ResolvedStep(method, {**missing, **values, **other.values}, coefficients)
 
 
 def _same(one: Method[Any], other: Method[Any], name: str) -> bool:
     first, second = one.parameter(name), other.parameter(name)
-    return first is not None and second is not None and (first.kind, first.bounds) == (second.kind, second.bounds)
+    if first is None or second is None:
+        return False
+    return (first.kind, first.bounds.per_model) == (second.kind, second.bounds.per_model)

@@ -49,6 +49,7 @@ class Decider:
         models: the open models; the base is not among them.
         base: the open base, if there is one.
         stored: by output name, the type that counts as the input's, where a view shows a wider one.
+        skip: how many first steps of every chain somebody else has carried out.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class Decider:
         models: Sequence[Checkpoint],
         base: Checkpoint | None,
         stored: Mapping[str, DType] | None = None,
+        skip: int = 0,
     ) -> None:
-        self.recipe, self.report, self.models, self.base = recipe, report, models, base
+        self.recipe, self.report, self.models, self.base, self.skip = recipe, report, models, base, skip
         self.stack = _main_stack(report) if recipe.slices else None
         self.resolver = Resolver(recipe, stack=self.stack)
         self.fates = Fates()
@@ -212,7 +214,7 @@ class Decider:
         self.fates.order.append(spec)
 
     def _merge(self, output: _Output, kinds: Mapping[Kind, str]) -> None:
-        steps = self.resolver.steps_for(output.place)
+        steps = self.resolver.steps_for(output.place)[self.skip :]
         base = output.base.base if output.base else None
         held = [(name, self._held(name, match)) for name, match in output.inputs]
         rows, shape = self._rows(output, base, [spec for _, spec in held], kinds)
@@ -231,7 +233,7 @@ class Decider:
         elif all(feed.zero for feed in models) and base is not None:
             self._copy(output.name, base, 0, "no model changes it")
         else:
-            steps = tuple(_only(step, present, len(feeds)) for step in steps)
+            steps = tuple(step.only(present, len(feeds)) for step in steps)
             self._site(output, steps, base, models, shape, kinds)
 
     def _site(
@@ -353,18 +355,6 @@ class Decider:
 
 def _numel(shape: tuple[int, ...]) -> int:
     return TensorSpec("", shape, DTYPES["F32"]).numel
-
-
-def _only(step: ResolvedStep, present: tuple[int, ...], n: int) -> ResolvedStep:
-    """Keeps the per-model values of the models that hold the tensor."""
-    if len(present) == n:
-        return step
-    per_model = {p.name for p in step.method.parameters if p.bounds.per_model}
-    values = {
-        name: tuple(value[number] for number in present) if name in per_model and isinstance(value, tuple) else value
-        for name, value in step.values.items()
-    }
-    return ResolvedStep(step.method, values, step.coefficients)
 
 
 def _main_stack(report: Report) -> str:

@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.quantities import parse_bytes
+from eutectic.recipe.calibration import Calibration
 from eutectic.recipe.document import dump
 from eutectic.recipe.values import Part, Text, Value, plain_value, read_text, read_value, show
 from eutectic.recipe.vocabulary import Vocabulary
@@ -274,6 +275,12 @@ class Output(Part):
         dtype: the type of the written tensors; `as-base` keeps the base's, or the first model's without a base.
         shard_size: largest weight file, in bytes; written as a number or as `5GB`.
         tokenizer: `base` or a model, whose tokenizer is copied; by default the base's, or the first model's.
+        form: a `model`; an `adapter`, a PEFT folder of low-rank factors; or a `delta`, the merged difference from the
+            base as dense tensors.
+        rank: the most an adapter's updates may have. Without `rank` and `error` nothing is cut off.
+        error: the share of each update's norm that an adapter may lose; ranks follow, tensor by tensor.
+        rest: what becomes of tensors that differ and that factors cannot hold, such as norms: refused, stored in full
+            beside the factors, or left out.
         chat_template: `auto` (what most models have), `base` or a model, a known one (`chatml` ...), or Jinja text; by
             default the tokenizer's own.
     """
@@ -281,6 +288,10 @@ class Output(Part):
     dtype: Literal["as-base", "float32", "bfloat16", "float16", "float64"] = "as-base"
     shard_size: Size = 5 * 10**9
     tokenizer: Text | None = None
+    form: Literal["model", "adapter", "delta"] = "model"
+    rank: Annotated[StrictInt, Field(ge=1, lt=10**6)] | None = None
+    error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rest: Literal["error", "save", "drop"] = "error"
     chat_template: Annotated[str, PlainValidator(_read_template)] | None = None
 
 
@@ -303,6 +314,7 @@ class Recipe(Part):
     vocabulary: Vocabulary = Vocabulary()
     non_finite: Literal["error", "keep"] = "error"
     pickles: StrictBool = False
+    calibration: Calibration | None = None
     output: Output = Output()
     root: Path | None = Field(default=None, exclude=True, repr=False)
 
@@ -331,7 +343,11 @@ class Recipe(Part):
             written["slices"] = [piece.plain() for piece in self.slices]
         if self.vocabulary != Vocabulary():
             written["vocabulary"] = self.vocabulary.plain()
-        options = self.model_dump(exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root"})
+        if self.calibration is not None:
+            written["calibration"] = self.calibration.plain()
+        options = self.model_dump(
+            exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root", "calibration"}
+        )
         return written | options
 
     def to_yaml(self) -> str:

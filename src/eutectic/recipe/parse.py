@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from eutectic.errors import RecipeError
+from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.check import MOST_PROBLEMS, Key, Problem, dotted, problems
 from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, compose
 from eutectic.recipe.globs import expand
@@ -24,6 +25,8 @@ _PARTS: dict[str, type[BaseModel]] = {
     "slices": Slice,
     "sources": SliceSource,
     "output": Output,
+    "calibration": Calibration,
+    "head": Head,
     "vocabulary": Vocabulary,
     "fill": Fill,
     "tokens": TokenSource,

@@ -5,8 +5,9 @@ from typing import Any, get_args
 
 from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
+from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.model import Output, Recipe
-from eutectic.recipe.values import SOURCES, EmaWeights, NanWeights, Part
+from eutectic.recipe.values import SOURCES, EmaWeights, LinesScale, NanWeights, Part
 from eutectic.recipe.vocabulary import JOINED, OPTIONS, Fill, Vocabulary
 
 Schema = dict[str, Any]
@@ -39,6 +40,7 @@ def json_schema() -> Schema:
             "vocabulary": {"$ref": "#/$defs/vocabulary"},
             "seed": {"type": "integer", "minimum": 0, "default": 0},
             "pickles": {"type": "boolean", "default": False},
+            "calibration": {"$ref": "#/$defs/calibration"},
             "output": {"$ref": "#/$defs/output"},
         },
         required=("models", "method"),
@@ -63,11 +65,13 @@ def json_schema() -> Schema:
         "slice": _object(slices | {"parameters": _object(_named(every))}, required=("sources",)),
         "rule": _object(rule),
         "output": _output(),
+        "calibration": _calibration(),
         "vocabulary": _vocabulary(),
         "token": _token(),
         "fill": _fill(),
         "step": _steps(METHODS.values()),
         "weights": _source(),
+        "lines": _lines(),
     }
     definitions |= {f"{method.name}.{own.name}": _parameter(own) for method, own in every}
     return {
@@ -98,7 +102,40 @@ def _choice(part: type[Part], key: str) -> Schema:
 
 def _output() -> Schema:
     size = {"type": ["integer", "string"], "description": "largest weight file, such as 5GB", "default": "5GB"}
-    return _object({"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT, "chat_template": _TEXT})
+    rank = {"type": "integer", "minimum": 1, "description": "the most an adapter's updates may have"}
+    error = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+    error["description"] = "the share of each update's norm that an adapter may lose"
+    own = {"dtype": _choice(Output, "dtype"), "shard_size": size, "tokenizer": _TEXT, "chat_template": _TEXT}
+    forms = {"form": _choice(Output, "form"), "rank": rank, "error": error, "rest": _choice(Output, "rest")}
+    return _object(own | forms)
+
+
+def _calibration() -> Schema:
+    def by_model(one: Schema) -> Schema:
+        return {"anyOf": [one, {"type": "object", "additionalProperties": one}]}
+
+    count: Schema = {"type": "integer", "minimum": 1}
+    head = {
+        "weights": by_model(_TEXT) | {"description": "a safetensors file with weight, and perhaps bias"},
+        "pool": _choice(Head, "pool"),
+        "normalize": {"type": "boolean", "default": False},
+        "scale": {"type": "number", "default": 1},
+    }
+    return _object(
+        {
+            "data": by_model(_TEXT) | {"description": "a file, a folder or a dataset, for all models or by model"},
+            "samples": by_model(count) | {"default": 256},
+            **{key: count | {"default": Calibration.model_fields[key].default} for key in ("batch", "max_length")},
+            "seed": {"type": "integer", "minimum": 0, "description": "which samples; without it the first"},
+            "padding": _choice(Calibration, "padding"),
+            "text": _TEXT | {"default": "text"},
+            "image": _TEXT | {"default": "image"},
+            "label": _TEXT,
+            "head": _object(head, required=("weights",)),
+            "runner": _choice(Calibration, "runner"),
+        },
+        required=("data",),
+    ) | {"description": "what models are shown, for methods that look at activations or gradients"}
 
 
 def _vocabulary() -> Schema:
@@ -151,6 +188,12 @@ def _source() -> Schema:
     }
 
 
+def _lines() -> Schema:
+    alpha = {"anyOf": [{"enum": ["1/n"]}, {"type": "number"}], "default": LinesScale.model_fields["alpha"].default}
+    options = _object({"alpha": alpha, "beta": {"type": "number"}}, required=("beta",))
+    return {"description": "rises over the blocks (LiNeS)"} | _object({"lines": options}, required=("lines",))
+
+
 def _steps(methods: Iterable[Method[Any]]) -> Schema:
     steps: Schema = {}
     for method in methods:
@@ -177,6 +220,7 @@ def _parameter(own: Parameter) -> Schema:
     if own.kind == "int":
         return about | number
     forms: list[Schema] = [number, {"type": "array", "items": number, "minItems": 2, "description": "over depth"}]
+    forms.append({"$ref": "#/$defs/lines"})
     return about | {"anyOf": forms + ([{"$ref": "#/$defs/weights"}] if own.bounds.per_model else [])}
 
 

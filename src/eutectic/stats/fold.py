@@ -8,12 +8,14 @@ shows it every slice of the statistic's scope through `update`, joins the worker
 
 import enum
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
+from eutectic.numerics.stages import Stage
 from eutectic.numerics.tensors import Tensor
 
 
@@ -74,7 +76,7 @@ class Seen:
         width: elements of a row.
         key: the source of draws, at the slice's start.
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
-            they cannot express). Then `tensors` and `deltas` serve.
+            they cannot express). Then `tensors`, `deltas` and `after` serve.
         results: finished statistics this one depends on.
     """
 
@@ -85,12 +87,12 @@ class Seen:
         key: Key,
         rows: Rows | None,
         tensors: Callable[[], Tensor],
-        deltas: Callable[[], Tensor],
+        after: Callable[[tuple[Stage, ...]], Tensor],
         results: Mapping["Statistic", Any],
     ) -> None:
         self.name, self.numel, self.width = part.name, part.numel, part.width
         self.start, self.key, self.rows, self.results = start, key, rows, results
-        self._tensors, self._deltas = tensors, deltas
+        self._tensors, self.after = tensors, after
 
     @property
     def tensors(self) -> Tensor:
@@ -104,9 +106,10 @@ class Seen:
     def deltas(self) -> Tensor:
         """The models' differences from the base after the transforms so far, flattened: (n, elements).
 
-        A statistic that must see whole tensors gets them in their shape: (n, *shape).
+        `after` gives them after further stages, which may rank within rows. A statistic that must see whole tensors
+        gets them in their shape: (n, *shape).
         """
-        return self._deltas()
+        return self.after(())
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,11 @@ class Statistic(Protocol):
     @property
     def after(self) -> "tuple[Statistic, ...]":
         """Statistics whose results it needs first, at the same chain position."""
+        ...
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows that a slice touches must be there in full; slices may still end within them."""
         ...
 
     @property
@@ -180,3 +188,61 @@ class Statistic(Protocol):
     def nbytes(self, parts: list[Part], n: int) -> int:
         """Bytes of one state."""
         ...
+
+
+class Sees(enum.Enum):
+    """What calibration shows a statistic at a tensor."""
+
+    INPUTS = "inputs"  #: rows that a linear map multiplies, (rows, width)
+    NORMALISED = "normalised"  #: rows that a norm's scale multiplies, (rows, width)
+    GRADIENTS = "gradients"  #: derivatives in the tensor's own shape
+
+
+class Calibrated(ABC):
+    """A statistic of what passes through a model, which calibration computes and keeps on disk; a fold like the others.
+
+    Implementations are frozen dataclasses, hashable by value. Each result is one tensor a model and tensor of weights,
+    with the number of rows (or samples) that it was made from. A method that sees slices is handed the slice of a
+    result that is `aligned`; of any other it is handed all, one model at a time (`stats.store.Measured`).
+    """
+
+    #: What it is computed from.
+    origin: Origin
+    #: Whose weights the data is passed through; results are always one a model.
+    of: Of = Of.EACH
+    #: Whether a result has the shape of the tensor it is about.
+    aligned: bool = False
+    #: Whether a result is symmetric in its last two axes, so that half of it need be kept.
+    symmetric: bool = False
+
+    @property
+    def key(self) -> str:
+        """What names it in digests and lists."""
+        return repr(self)
+
+    @abstractmethod
+    def takes(self, sees: Sees) -> bool:
+        """Whether it has a result at tensors that are shown this."""
+
+    @abstractmethod
+    def init(self, shape: tuple[int, ...]) -> Tensor:
+        """Returns an empty state, given the shape of what one row (or gradient) will be."""
+
+    @abstractmethod
+    def update(self, state: Tensor, seen: Tensor) -> None:
+        """Adds rows `(..., rows, width)`, or one gradient, to the state."""
+
+    @abstractmethod
+    def finish(self, state: Tensor, count: int) -> Tensor:
+        """Returns the result in float32 from the state and the number of rows or samples it has seen."""
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """Joins the states of disjoint data; may change `left`."""
+        return left.add_(right)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The Euclidean norm of a calibrated statistic over all tensors of a merge that read it: n numbers."""
+
+    over: Calibrated

@@ -3,7 +3,8 @@
     python -m benchmarks.copy_limit --threads 2 --to /tmp/copy BASE EXPERT EXPERT ...
 
 On each thread a plain loop takes the next block, reads it from every input into a buffer it reuses, and writes the
-first input's block to the same place of a preallocated file. At the end come fsync and a rename, as a merge has them.
+first input's block to the same place of a preallocated file. A thread beside them syncs what is written every second,
+so that the disk works from the start and not only at the end, as in a merge; at the end come fsync and a rename.
 Only weight files count. The inputs have one layout (as `make_models` writes them).
 """
 
@@ -35,7 +36,7 @@ class Limit:
     written: int
 
 
-def copy_limit(inputs: list[Path], to: Path, threads: int, block: int = 4 << 20) -> Limit:
+def copy_limit(inputs: list[Path], to: Path, threads: int, block: int = 1 << 20) -> Limit:
     """Copies the first input to the folder `to` while reading all of them."""
     names = sorted(path.name for path in inputs[0].glob("*.safetensors"))
     partial = to.with_name(f".{to.name}.partial")
@@ -48,10 +49,14 @@ def copy_limit(inputs: list[Path], to: Path, threads: int, block: int = 4 << 20)
         os.posix_fallocate(writer, 0, size)
     blocks = ((file, at) for file in range(len(names)) for at in range(0, max(s[file] for s in sizes), block))
     workers = [threading.Thread(target=_copy, args=(_shared(blocks), readers, writers, block)) for _ in range(threads)]
-    for worker in workers:
+    stop = threading.Event()
+    syncing = threading.Thread(target=_sync_often, args=(stop, writers))
+    for worker in (syncing, *workers):
         worker.start()
     for worker in workers:
         worker.join()
+    stop.set()
+    syncing.join()
     for writer in writers:
         os.fsync(writer)
     partial.rename(to)
@@ -84,13 +89,19 @@ def _copy(blocks: Iterator[tuple[int, int]], readers: list[list[int]], writers: 
             done += os.pwrite(writers[file], buffer[done:count], at + done)
 
 
+def _sync_often(stop: threading.Event, writers: list[int]) -> None:
+    while not stop.wait(1.0):
+        for writer in writers:
+            os.fdatasync(writer)
+
+
 def main() -> None:
     """Copies once, removes the copy and prints what it took."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", type=Path, nargs="+", help="model folders of one layout; the first is copied")
     parser.add_argument("--to", type=Path, required=True, help="folder to write, removed afterwards")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--block", type=int, default=4 << 20, help="bytes per read")
+    parser.add_argument("--block", type=int, default=1 << 20, help="bytes per read")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args()
     limit = copy_limit(options.inputs, options.to, options.threads, options.block)

@@ -21,7 +21,19 @@ from torch import Tensor
 
 from benchmarks import make_models, measure, recipes
 
-METHODS = ["linear", "task_arithmetic", "slerp", "ties_tensor", "ties_model", "model_stock"]
+METHODS = [
+    "linear",
+    "task_arithmetic",
+    "slerp",
+    "ties_tensor",
+    "ties_model",
+    "model_stock",
+    "nuslerp",
+    "multislerp",
+    "karcher",
+    "nearswap",
+    "arcee_fusion",
+]
 
 
 def exact_linear(base: Tensor, models: Tensor) -> Tensor:
@@ -49,6 +61,55 @@ def exact_model_stock(base: Tensor, models: Tensor) -> Tensor:
     n, unit = len(deltas), deltas / deltas.norm(dim=1, keepdim=True)
     cosine = float((unit @ unit.T).sum() - n) / (n * (n - 1))
     return base + n * cosine / (1 + (n - 1) * cosine) * (models - base).mean(0)
+
+
+def exact_nuslerp(base: Tensor, models: Tensor) -> Tensor:
+    """Goes half-way along the arc between two deltas."""
+    first, second = models - base
+    angle = torch.acos((first * second).sum() / first.norm() / second.norm())
+    return base + (first + second) * (torch.sin(angle / 2) / torch.sin(angle))
+
+
+def exact_multislerp(base: Tensor, models: Tensor) -> Tensor:
+    """Averages directions and lengths of the deltas apart."""
+    deltas = (models - base).flatten(1)
+    norms = deltas.norm(dim=1, keepdim=True)
+    mean = (deltas / norms).mean(0)
+    return base + (mean / mean.norm() * norms.mean()).view_as(base)
+
+
+def exact_karcher(base: Tensor, models: Tensor) -> Tensor:
+    """Steps along the mean logarithm over base and models until it vanishes; the tensors themselves, not their Gram."""
+    points = torch.cat([base[None], models]).flatten(1)
+    norms = points.norm(dim=1, keepdim=True)
+    units = points / norms
+    mean = units.mean(0)
+    mean = mean / mean.norm()
+    for _ in range(10):
+        near = (units @ mean).clamp(-1, 1)
+        angle = near.acos()
+        step = ((angle / angle.sin())[:, None] * (units - near[:, None] * mean)).mean(0)
+        size = step.norm()
+        if size < 1e-5:
+            break
+        mean = size.cos() * mean + size.sin() * step / size
+        mean = mean / mean.norm()
+    return (mean * norms.mean()).view_as(base)
+
+
+def exact_nearswap(base: Tensor, models: Tensor) -> Tensor:
+    """Interpolates by min(1, t / |delta|)."""
+    share = (0.001 / (models[0] - base).abs().clamp(min=1e-12)).clamp(0, 1)
+    return share * models[0] + (1 - share) * base
+
+
+def exact_arcee_fusion(base: Tensor, models: Tensor) -> Tensor:
+    """Takes what stands out by |delta| times the divergence of its row; quartiles by sorting."""
+    p, q = (torch.softmax(each, -1) + 1e-8 for each in (models[0], base))
+    importance = (models[0] - base).abs() * (p * (p / q).log()).sum(-1, keepdim=True)
+    order = importance.flatten().sort().values
+    first, median, third = (order[int(share * (len(order) - 1))] for share in (0.25, 0.5, 0.75))
+    return models[0].where(importance >= median + 1.5 * (third - first), base)
 
 
 def exact_ties(base: Tensor, models: Tensor, cuts: Tensor) -> Tensor:
@@ -95,6 +156,11 @@ def exact_merge(name: str, files: list[Files]) -> Callable[[Tensor, Tensor], Ten
         cuts = torch.cat([kept_from(delta[None]) for delta in deltas]).double()
         return lambda base, models: exact_ties(base, models, cuts)
     plain = {
+        "nuslerp": exact_nuslerp,
+        "multislerp": exact_multislerp,
+        "karcher": exact_karcher,
+        "nearswap": exact_nearswap,
+        "arcee_fusion": exact_arcee_fusion,
         "linear": exact_linear,
         "task_arithmetic": exact_task_arithmetic,
         "slerp": exact_slerp,

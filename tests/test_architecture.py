@@ -31,10 +31,11 @@ RANKS: tuple[set[str], ...] = (
     {"recipe"},
     {"methods"},
     {"stats"},
+    {"tokens"},
     {"adapters", "layout"},
     {"numerics", "checkpoint"},
     {"quantities"},
-    {"errors", "about", "speed"},
+    {"errors", "about", "speed", "spectra"},
 )
 RANK = {part: rank for rank, parts in enumerate(RANKS) for part in parts}
 
@@ -45,10 +46,12 @@ FACES = {"cli": _SEEN, "ui": _SEEN}
 #: Imports inside functions, also by `import_module`, each with its reason.
 LATE_IMPORTS = {
     "eutectic": "the verbs: `import eutectic` is light, and each verb loads what it needs when it is first used",
+    "eutectic.calibrate.extras": "transformers, datasets, pyarrow, Pillow: optional, for methods that look at data",
     "eutectic.checkpoint.hub": "huggingface_hub, which takes a second: local models are opened without it",
     "eutectic.checkpoint.pickled": "torch: a header is read, and `inspect` answers, without it",
     "eutectic.cli.main": "the verbs' files: only the one that was called for is loaded",
     "eutectic.numerics.tensors": "torch, for all: the fused kernels do without it",
+    "eutectic.tokens.pieces": "tokenizers, of an optional extra: only one fill splits text",
     "eutectic.plan.inputs": "adapters, which load the compiled kernels: opening a model does without",
 }
 

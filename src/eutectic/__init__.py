@@ -10,7 +10,8 @@ receipt = eutectic.run(plan, out="merged/")
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-import eutectic.plan  # noqa: F401  see the last line
+import eutectic.calibrate
+import eutectic.plan  # noqa: F401  the same
 from eutectic.about import VERSION as __version__  # noqa: N811
 from eutectic.errors import (
     CalibrationError,
@@ -24,44 +25,97 @@ from eutectic.errors import (
 )
 
 if TYPE_CHECKING:
+    from eutectic.api.adapters import (
+        AdapterInspection,
+        ModuleUpdate,
+        extract_adapter,
+        fold_adapters,
+        inspect_adapter,
+        merge_adapters,
+    )
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, merge, read, rule
-    from eutectic.api.runs import Plan, Receipt, TensorDifference, Verification, diff, plan, run, specialise, verify
+    from eutectic.api.runs import (
+        Plan,
+        Receipt,
+        TensorDifference,
+        Verification,
+        calibrate,
+        diff,
+        plan,
+        run,
+        specialise,
+        verify,
+    )
+    from eutectic.api.soups import Soup, greedy_soup
+    from eutectic.api.statistics import Statistics, statistics
 
 __all__ = [
+    "AdapterInspection",
     "CalibrationError",
     "Checkpoint",
     "CheckpointError",
     "EutecticError",
     "Inspection",
     "MismatchError",
+    "ModuleUpdate",
     "OutputError",
     "OverBudget",
     "Plan",
     "Receipt",
     "Recipe",
     "RecipeError",
+    "Soup",
+    "Statistics",
     "TensorDifference",
     "UndeclaredNeed",
     "Verification",
     "__version__",
+    "calibrate",
     "diff",
+    "extract_adapter",
+    "fold_adapters",
+    "greedy_soup",
     "inspect",
+    "inspect_adapter",
     "merge",
+    "merge_adapters",
     "open",
     "plan",
     "read",
     "rule",
     "run",
     "specialise",
+    "statistics",
     "verify",
 ]
 
 #: Where the verbs are, loaded when first used: torch takes a second, and `inspect` and `--version` need none of it.
 _HOMES = {
+    "adapters": (
+        "AdapterInspection",
+        "ModuleUpdate",
+        "extract_adapter",
+        "fold_adapters",
+        "inspect_adapter",
+        "merge_adapters",
+    ),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "merge", "read", "rule"),
-    "runs": ("Plan", "Receipt", "TensorDifference", "Verification", "diff", "plan", "run", "specialise", "verify"),
+    "runs": (
+        "Plan",
+        "Receipt",
+        "TensorDifference",
+        "Verification",
+        "calibrate",
+        "diff",
+        "plan",
+        "run",
+        "specialise",
+        "verify",
+    ),
+    "soups": ("Soup", "greedy_soup"),
+    "statistics": ("Statistics", "statistics"),
 }
 
 
@@ -79,6 +133,6 @@ def __dir__() -> list[str]:
     return __all__
 
 
-# A package binds its parts' names when they are first imported. The part `plan` has been, above, so that it will
-# not take the place of the verb later; its name is the verb's.
-del globals()["plan"]
+# A package binds its parts' names when they are first imported. The parts `calibrate` and `plan` have been, above,
+# so that they will not take the place of the verbs later; their names are the verbs'.
+del globals()["calibrate"], globals()["plan"]

@@ -6,7 +6,7 @@ import pytest
 from eutectic.adapters.adapter import Adapter
 from eutectic.adapters.config import read_config
 from eutectic.adapters.edits import Edit
-from eutectic.adapters.factors import Pair
+from eutectic.adapters.stored import Pair
 from eutectic.checkpoint.safetensors import SafetensorsFile
 from eutectic.errors import CheckpointError
 from tests.make.adapters import write_adapter

@@ -14,6 +14,8 @@ from transformers import (
     BertModel,
     GPT2Config,
     GPT2LMHeadModel,
+    GptOssConfig,
+    GptOssForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
 )
@@ -46,6 +48,14 @@ def bert() -> BertConfig:
     return BertConfig(vocab_size=32, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24)
 
 
+def gpt_oss() -> GptOssForCausalLM:
+    """Returns a tiny mixture of experts whose experts are stacked as (experts, in, out)."""
+    torch.manual_seed(3)
+    sizes = {"vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 8}
+    return GptOssForCausalLM(GptOssConfig(**sizes, **heads, num_local_experts=3, num_experts_per_tok=2))
+
+
 ATTENTION = ["q_proj", "v_proj"]
 CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "linear": (llama, {"target_modules": [*ATTENTION, "down_proj"], "lora_alpha": 7}),
@@ -68,6 +78,14 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
     "biases": (lambda: llama(attention_bias=True), {"target_modules": ATTENTION, "bias": "all"}),
     "biases of targets": (lambda: llama(attention_bias=True), {"target_modules": ATTENTION, "bias": "lora_only"}),
     "lora bias": (lambda: llama(attention_bias=True), {"target_modules": ATTENTION, "lora_bias": True}),
+    "stacked experts": (
+        gpt_oss,
+        {
+            "target_modules": ["q_proj"],
+            "target_parameters": ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"],
+            "rank_pattern": {"experts.gate_up_proj": 2},
+        },
+    ),
     "both biases": (
         lambda: llama(attention_bias=True),
         {"target_modules": ATTENTION, "bias": "lora_only", "lora_bias": True},

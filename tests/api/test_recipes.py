@@ -102,3 +102,11 @@ def test_methods_as_data_and_as_text() -> None:
         assert explain_method(name).startswith(f"{name}, a ")
     with pytest.raises(eutectic.RecipeError, match="did you mean 'linear'"):
         explain_method("lienar")
+
+
+def test_a_recipe_object_may_hold_a_pattern(here: Path) -> None:
+    """One made from parts is expanded when it is read; one that matches nothing is refused."""
+    recipe = eutectic.Recipe.model_validate({"models": "[cm]?*s", "method": {"linear": {"weight": "wma"}}})
+    assert eutectic.read(recipe).names == ("maths",)
+    with pytest.raises(eutectic.RecipeError, match=r"models\[0\]: expected a pattern that matches models"):
+        eutectic.read(eutectic.Recipe.model_validate({"models": "run/checkpoint-*", "method": "linear"}))

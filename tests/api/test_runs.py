@@ -148,3 +148,27 @@ def test_a_base_that_fills_gaps_has_no_part_in_norms(here: Path) -> None:
         )
         eutectic.run(eutectic.plan(made), out=f"out-{name}")
     assert {each.distance for each in eutectic.diff("out-lacking", "out-filled")} == {0.0}
+
+
+def test_options_that_need_a_base(here: Path) -> None:
+    """Where only some options need a base, the plan says so."""
+    of_deltas = eutectic.merge(["code", "maths"], method={"nuslerp": {"of": "deltas"}})
+    with pytest.raises(eutectic.RecipeError, match="nuslerp needs a base with these options; add `base:`"):
+        eutectic.plan(of_deltas)
+    assert eutectic.plan(eutectic.merge(["code", "maths"], method="nuslerp")).merged
+
+
+def test_an_average_along_a_run(here: Path) -> None:
+    """A pattern and a source of weights, to the last byte what the models and numbers written out give."""
+    run = {"models": "run/checkpoint-*", "method": {"linear": {"weight": {"ema": {"decay": 0.25}}}}}
+    (here / "run").mkdir()
+    for step, name in ((90, "code"), (1000, "maths")):
+        (here / name).rename(here / "run" / f"checkpoint-{step}")
+    models = ["run/checkpoint-90", "run/checkpoint-1000"]
+    written = [{"model": model, "weight": weight} for model, weight in zip(models, (0.25, 0.75), strict=True)]
+    eutectic.run(eutectic.plan(run), out="ema")
+    eutectic.run(eutectic.plan({"models": written, "method": "linear"}), out="written")
+    assert [entry.model for entry in eutectic.read(here / "ema" / "eutectic_recipe.yaml").models] == models
+    assert all(each.relative == 0 for each in eutectic.diff("ema", "written"))
+    (here / "run" / "checkpoint-2000").mkdir()
+    assert eutectic.verify("ema", sample=None).ok  # a checkpoint that came later is none of its own

@@ -43,6 +43,30 @@ def test_closed_files_say_so(tmp_path: Path) -> None:
         file.check_unchanged()
 
 
+def test_parked_files_are_open_while_they_are_read(tmp_path: Path) -> None:
+    """More of them than a process may have open are read; one that was replaced or removed is not."""
+    path = tmp_path / "f"
+    path.write_bytes(bytes(range(100)))
+    before = len(os.listdir("/proc/self/fd"))
+    files = [InputFile(path, parked=True) for _ in range(300)]
+    assert len(os.listdir("/proc/self/fd")) == before
+    out = bytearray(2)
+    for file in files:
+        file.read_exactly(memoryview(out), 42)
+        assert out == bytes([42, 43])
+        file.check_unchanged()
+    assert files[0].fingerprint() == InputFile(path).fingerprint()
+    path.write_bytes(bytes(99))
+    with pytest.raises(CheckpointError, match="changed while"):
+        files[0].read_exactly(memoryview(out), 42)
+    path.unlink()
+    with pytest.raises(CheckpointError, match="no such file"):
+        files[0].check_unchanged()
+    files[0].close()
+    with pytest.raises(CheckpointError, match="closed"):
+        files[0].read_exactly(memoryview(out), 42)
+
+
 def test_only_regular_files_open(tmp_path: Path) -> None:
     """A folder, a pipe without writer, a missing file and an impossible name are refused at once."""
     os.mkfifo(tmp_path / "pipe")

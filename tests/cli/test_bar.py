@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eutectic.api.runs import Finished, Progress, Started
+from eutectic.api.runs import Calibrating, Finished, Progress, Started
 from eutectic.cli.bar import Bar
 
 
@@ -41,6 +41,11 @@ def test_a_terminal_sees_progress(here: Path) -> None:
 def test_no_terminal_sees_none(capsys: pytest.CaptureFixture[str]) -> None:
     """Every event is taken, and nothing is printed."""
     with Bar(quiet=False) as bar:
-        for event in (Started(10, 5, False), Progress(5, 10, "merging"), Finished(0.1, 5)):
+        for event in (
+            Started(10, 5, False),
+            Calibrating(1, 2, "calibrating"),
+            Progress(5, 10, "merging"),
+            Finished(0.1, 5),
+        ):
             bar(event)
     assert capsys.readouterr() == ("", "")

@@ -1,5 +1,6 @@
 """Reads the code blocks of a page, and builds the folder its commands run in."""
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -68,6 +69,20 @@ def llama(seed: int) -> dict[str, torch.Tensor]:
     return {name: tensor.to(torch.bfloat16) for name, tensor in drawn.items()}
 
 
+def write_tokenizer(folder: Path) -> None:
+    """Writes a tokenizer of the words w0 to w29."""
+    words = {word: at for at, word in enumerate(["[PAD]", "[UNK]", *(f"w{at}" for at in range(VOCABULARY - 2))])}
+    made = {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "model": {"type": "WordLevel", "vocab": words, "unk_token": "[UNK]"},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(made))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]", "unk_token": "[UNK]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+
+
 def write_models(folder: Path) -> None:
     """Writes the models that pages speak of: `base`, `code`, `maths`, and the adapter `style-lora`."""
     config = {
@@ -83,6 +98,9 @@ def write_models(folder: Path) -> None:
     }
     for seed, name in enumerate(("base", "code", "maths")):
         write_model(folder / name, llama(seed), config)
+        write_tokenizer(folder / name)
+    rows = [" ".join(f"w{(row * step) % 30}" for step in range(3, 9)) for row in range(8)]
+    (folder / "texts.jsonl").write_text("".join(f'{{"text": "{row}", "label": 0}}\n' for row in rows))
     adapter = folder / "style-lora"
     draw = torch.Generator().manual_seed(9)
     factors = {

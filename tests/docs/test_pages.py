@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from eutectic.cli import main
 from tests.docs.pages import PAGES, ROOT, Block, blocks, write_models
+from tests.docs.speakers import write_speakers
 
 
 def run_shell(block: Block, page: str) -> None:
@@ -39,6 +40,8 @@ def run(block: Block, page: str, names: dict[str, Any]) -> None:
 def test_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run in order, in one folder with small models of the names that pages use."""
     write_models(tmp_path)
+    if any("poems" in block.text for block in blocks(page)):
+        write_speakers(tmp_path)
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {"__name__": "page"}
     for block in blocks(page):

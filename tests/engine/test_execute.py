@@ -1,16 +1,26 @@
 """Three ways to visit a site, one result; what is done is not done again."""
 
-from dataclasses import replace
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
+import torch
 
+import eutectic.methods
 from eutectic.engine.execute import STRETCH, Executor, _stretches, pieces
 from eutectic.engine.run import chains_of
+from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine
+from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.kernels import GRAIN
+from eutectic.numerics.stages import Combination
 from eutectic.plan.steps import Plan
+from eutectic.stats.fold import Part, Scope, Seen, Statistic
+from eutectic.stats.weights import _OfWeights
 from tests.engine.sites import Collected, normal, planned
+from tests.make.sites import Job
 
 NAME = "a.weight"
 SIZE = (5, GRAIN - 3)
@@ -112,3 +122,85 @@ def test_stretches() -> None:
     assert list(_stretches(0, 64)) == [(0, 0)]
     shown = list(_stretches(100 * STRETCH, 10))
     assert shown == [(start, start + STRETCH) for start in range(0, 100 * STRETCH, 10 * STRETCH)]
+
+
+@dataclass(frozen=True)
+class Largest(_OfWeights):
+    """The largest singular value of each model's delta, of one tensor or of all: it must see whole matrices."""
+
+    @property
+    def whole(self) -> bool:
+        """Says so."""
+        return True
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        """A copy of everything."""
+        return float(n * math.prod(shape))
+
+    def init(self, parts: list[Part], n: int, double: bool) -> list[float]:
+        """Nothing yet; the shapes are known beforehand."""
+        assert all(len(part.shape) == 2 for part in parts)
+        return [0.0] * n
+
+    def update(self, state: list[float], seen: Seen) -> None:
+        """Takes in one matrix."""
+        assert (seen.start, seen.rows) == (0, None)
+        assert seen.tensors.shape[1:] == seen.deltas.shape[1:]
+        found = torch.linalg.matrix_norm(seen.deltas.double(), 2).tolist()
+        state[:] = [max(pair) for pair in zip(state, found, strict=True)]
+
+    def combine(self, left: list[float], right: list[float]) -> list[float]:
+        """The larger of both."""
+        return [max(pair) for pair in zip(left, right, strict=True)]
+
+    def finish(self, state: list[float]) -> tuple[float, ...]:
+        """The numbers."""
+        return tuple(state)
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        """A number a model."""
+        return 8 * n
+
+
+def _folds(*, scope: str) -> Mapping[str, Statistic]:
+    return {"largest": Largest(Scope.MODEL if scope == "model" else Scope.TENSOR)}
+
+
+def _fused(site: Site, *, scope: str) -> Combination:
+    return Combination(tuple(1 / s for s in site.fold("largest")), "deltas", 1.0)
+
+
+@combine(
+    Paper("none", "A test", 2000),
+    needs=Needs(base=True, locality=Locality.ELEMENT),
+    laws=Laws(True, False, False, True, False),
+    folds=_folds,
+    fused=_fused,
+)
+def by_largest(site: Site, *, scope: Literal["tensor", "model"] = "tensor") -> torch.Tensor:
+    """Divides each delta by the largest singular value."""
+    return site.base + weighted_sum(1 / site.column(site.fold("largest")), site.deltas)
+
+
+@pytest.mark.parametrize("scope", ["tensor", "model"])
+@pytest.mark.parametrize("fused", [True, False], ids=["fused", "torch"])
+@pytest.mark.parametrize("resident", [0, 1 << 30], ids=["tight", "roomy"])
+def test_statistics_that_see_whole_tensors(
+    resident: int, fused: bool, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a statistic gets every tensor at once, in its shape, also before a map that goes in slices."""
+    monkeypatch.setattr(eutectic.methods, "METHODS", {"by_largest": by_largest})
+    base, *models = ({NAME: normal(3, GRAIN, seed=seed), "b": normal(5, 4, seed=9 + seed)} for seed in range(3))
+    job = Job(
+        [("by_largest", {"scope": scope})], models, base,
+        fused=fused, threads=2, slice_elements=GRAIN, resident_bytes=resident,
+    )  # fmt: skip
+    merged = job.run()
+    largest = {
+        name: [torch.linalg.matrix_norm((model[name] - base[name]).double(), 2) for model in models] for name in base
+    }
+    for name, expected in base.items():
+        for at, model in enumerate(models):
+            norm = max(largest[each][at] for each in base) if scope == "model" else largest[name][at]
+            expected = expected + (model[name] - base[name]) / norm
+        assert torch.allclose(merged.tensor(name), expected, atol=1e-5)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 Weights = dict[str, torch.Tensor]
@@ -39,6 +40,12 @@ def not_built() -> frozenset[str]:
     return frozenset(line for line in lines if line)
 
 
+def families() -> list[Path]:
+    """Returns the families beside this file: folders whose folders hold a case.json, or params.json."""
+    facts = (path for name in ("case.json", "params.json") for path in HERE.glob(f"*/*/{name}"))
+    return sorted({path.parents[1] for path in facts})
+
+
 def find(family: Path) -> list[Case]:
     """Returns every case of a family: its folders, and whatever its index names beyond them."""
     names = {path.name for path in family.iterdir() if path.is_dir() and not path.name.startswith((".", "__"))}
@@ -52,6 +59,9 @@ def _outputs(folder: Path) -> list[Case]:
     """Splits a case with several named results, so that each can be waited for alone."""
     facts = json.loads((folder / "case.json").read_text()) if (folder / "case.json").is_file() else {}
     outputs = facts.get("outputs") or list(facts.get("observed", {}))
+    if not outputs and (folder / "expected.safetensors").is_file():
+        with safe_open(folder / "expected.safetensors", "pt") as expected:
+            outputs = sorted({name.partition("/")[0] for name in expected.keys() if "/" in name})  # noqa: SIM118
     return [Case(folder, output) for output in outputs] or [Case(folder)]
 
 

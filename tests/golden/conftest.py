@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .cases import HERE, Case, find
+from .cases import Case, families, find
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -17,6 +17,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "case" not in metafunc.fixturenames:
         return
     chosen: Path | None = metafunc.config.getoption("golden", default=None)
-    families = [chosen] if chosen else sorted(path.parent for path in HERE.glob("*/index.json"))
-    cases: list[Case] = [case for family in families for case in find(family)]
+    copies = [chosen] if chosen else families()
+    cases: list[Case] = [case for family in copies for case in find(family)]
     metafunc.parametrize("case", cases, ids=[f"{case.folder.parent.name}/{case.name}" for case in cases])

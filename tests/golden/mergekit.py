@@ -21,7 +21,10 @@ from .merging import merge
 
 SIZES = {"K": 10**3, "M": 10**6, "B": 10**9}
 TRIM = {"scope": "tensor", "count": "exact"}
+MIDDLE = {"scope": "tensor", "first": "density"}
 VOTE = {"density": 1.0, "tie": "plus"}
+#: What a sparsifier takes of each input beside the density, and mergekit's default.
+BESIDE = {"breadcrumbs": ("gamma", 0.01), "della": ("epsilon", 0.15)}
 
 
 class Values(NamedTuple):
@@ -213,6 +216,36 @@ def _slerp(_: Config, target: Target) -> Values:
     return Values({"slerp.t": float(t)}, lambda feed: {})
 
 
+def _nuslerp(config: Config, target: Target) -> Values:
+    """The reference's `row_wise` runs along the first axis, against its documentation."""
+    scope = "column" if _shared(target, "nuslerp_row_wise", False) else "row"
+    scope = "tensor" if _shared(target, "nuslerp_flatten", True) else scope
+    shared = {"nuslerp.of": "deltas" if config.base else "weights", "nuslerp.scope": scope}
+    return Values(shared, lambda feed: {"nuslerp.weight": _required(target, feed, "weight")})
+
+
+def _multislerp(config: Config, target: Target) -> Values:
+    shared = {
+        "multislerp.of": "deltas" if config.base else "weights",
+        "multislerp.normalize": bool(_shared(target, "normalize_weights", True)),
+        "multislerp.eps": float(_shared(target, "eps", 1e-8)),
+    }
+    return Values(shared, lambda feed: {"multislerp.weight": _required(target, feed, "weight")})
+
+
+def _karcher(_: Config, target: Target) -> Values:
+    tol = float(_shared(target, "tol", 1e-5))
+    shared = {"karcher.max_iter": int(_shared(target, "max_iter", 10)), "karcher.tol": tol, "karcher.floor": tol}
+    return Values(shared, lambda feed: {})
+
+
+def _nearswap(_: Config, target: Target) -> Values:
+    t = target.shared("t")
+    if t is None:
+        raise errors.RecipeError(f"mergekit's nearswap requires t, and {target.name} has none; add t")
+    return Values({"nearswap.t": float(t)}, lambda feed: {})
+
+
 def _model_stock(_: Config, target: Target) -> Values:
     return Values({"model_stock.rows": bool(_shared(target, "filter_wise", False))}, lambda feed: {})
 
@@ -220,6 +253,22 @@ def _model_stock(_: Config, target: Target) -> Values:
 def _passthrough(_: Config, target: Target) -> Values:
     scale = target.of(target.feeds[0], "scale")
     return Values({"passthrough.scale": 1.0 if scale is None else float(scale)}, lambda feed: {})
+
+
+def _sce(_: Config, target: Target) -> Values:
+    return Values({"sce.select_topk": min(max(float(_shared(target, "select_topk", 1.0)), 0.0), 1.0)}, lambda feed: {})
+
+
+def _ram(plus: bool) -> Callable[[Config, Target], Values]:
+    """The sums of what single models changed; the second kind strengthens them."""
+
+    def values(_: Config, target: Target) -> Values:
+        shared = {"ram.epsilon": float(_shared(target, "epsilon", 1e-5))}
+        if plus:
+            shared |= {"ram.r": float(_shared(target, "r", 0.1)), "ram.alpha": float(_shared(target, "alpha", 0.2))}
+        return Values(shared, lambda feed: {})
+
+    return values
 
 
 def _sum(sparsify: str | None, rescale: bool) -> Callable[[Config, Target], Values]:
@@ -251,8 +300,14 @@ def _sparse(target: Target, sparsify: str | None, rescale: bool, combine: str, s
         shared[f"{sparsify}.rescale"] = "l1" if _shared(target, "rescale", rescale) else "none"
 
     def each(feed: Feed) -> dict[str, Any]:
-        density = {f"{sparsify}.density": _share(target, feed)} if sparsify else {}
-        return {f"{combine}.weight": _required(target, feed, "weight"), **density}
+        found = {f"{combine}.weight": _required(target, feed, "weight")}
+        if sparsify:
+            found[f"{sparsify}.density"] = _share(target, feed)
+        if sparsify in BESIDE:
+            key, default = BESIDE[sparsify]
+            value = target.of(feed, key)
+            found[f"{sparsify}.{key}"] = default if value is None else float(value)
+        return found
 
     return Values(shared, each)
 
@@ -269,12 +324,28 @@ def _chain(*steps: tuple[str, dict[str, Any]]) -> Callable[[Config, _Rules], lis
 METHODS = {
     "linear": Translation(False, _chain(("linear", {})), _linear),
     "slerp": Translation(True, _chain(("slerp", {})), _slerp),
+    "nuslerp": Translation(True, _chain(("nuslerp", {})), _nuslerp),
+    "multislerp": Translation(True, _chain(("multislerp", {})), _multislerp),
+    "karcher": Translation(False, _chain(("karcher", {})), _karcher),
+    "nearswap": Translation(True, _chain(("nearswap", {})), _nearswap),
+    "arcee_fusion": Translation(True, _chain(("arcee_fusion", {})), lambda _, __: Values({}, lambda feed: {})),
     "passthrough": Translation(False, _chain(("passthrough", {})), _passthrough),
     "model_stock": Translation(True, _chain(("model_stock", {"angle": "cosine", "floor": 1e-6})), _model_stock),
     "task_arithmetic": Translation(True, _chain(("task_arithmetic", {})), _sum(None, False)),
     "ties": Translation(True, _chain(("trim", TRIM), ("ties", VOTE)), _elect("trim", True, False)),
     "dare_linear": Translation(True, _chain(("dare", {}), ("task_arithmetic", {})), _sum("dare", True)),
     "dare_ties": Translation(True, _chain(("dare", {}), ("ties", VOTE)), _elect("dare", False, True)),
+    "breadcrumbs": Translation(
+        True, _chain(("breadcrumbs", MIDDLE), ("task_arithmetic", {})), _sum("breadcrumbs", False)
+    ),
+    "breadcrumbs_ties": Translation(
+        True, _chain(("breadcrumbs", MIDDLE), ("ties", VOTE)), _elect("breadcrumbs", False, False)
+    ),
+    "della": Translation(True, _chain(("della", {}), ("ties", VOTE)), _elect("della", True, True)),
+    "della_linear": Translation(True, _chain(("della", {}), ("task_arithmetic", {})), _sum("della", True)),
+    "sce": Translation(True, _chain(("sce", {"mask": "deltas", "floor": 1e-6})), _sce),
+    "ram": Translation(True, _chain(("ram", {"scope": "tensor"})), _ram(False)),
+    "ramplus_tl": Translation(True, _chain(("ram", {"scope": "tensor"})), _ram(True)),
 }
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from . import draws, mergekit, official
-from .cases import Case, not_built
+from . import adapters, align, draws, mergekit, networks, official
+from .cases import Case, families, not_built
 
 
 def test_golden(case: Case, tmp_path: Path) -> None:
@@ -13,14 +13,14 @@ def test_golden(case: Case, tmp_path: Path) -> None:
     waiting = not_built()
     if case.name in waiting or case.folder.name in waiting:
         pytest.skip(f"{case.name} waits for its method")
-    runners = [kind.check for kind in (mergekit, official, draws) if kind.knows(case)]
+    kinds = (mergekit, official, draws, align, adapters, networks)
+    runners = [kind.check for kind in kinds if kind.knows(case)]
     assert len(runners) == 1, f"the runner does not know {case.name}; add it, or name it in not_built.txt"
     runners[0](case, tmp_path)
 
 
 def test_nothing_waits_and_runs() -> None:
     """A case that has been built is struck off the list of those that wait."""
-    families = [path.parent for path in Path(__file__).parent.glob("*/index.json")]
-    copied = {folder.name for family in families for folder in family.iterdir() if folder.is_dir()}
-    assert families
+    copied = {folder.name for family in families() for folder in family.iterdir() if folder.is_dir()}
+    assert copied
     assert not copied & not_built()

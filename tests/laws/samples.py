@@ -2,13 +2,14 @@
 
 import importlib
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
 
-from eutectic.methods.declare import Method, Parameter
+from eutectic.methods.declare import Domain, Method, Parameter
 from tests.make.sites import Step
 
 Values = dict[str, Any]
@@ -16,11 +17,15 @@ Values = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sample:
-    """Models around a base; every number is a small multiple of a power of two, so that differences are exact."""
+    """Models around a base; every number is a small multiple of a power of two, so that differences are exact.
+
+    `data` are the seeds of the models' made-up calibration data.
+    """
 
     name: str
     base: torch.Tensor
     models: tuple[torch.Tensor, ...]
+    data: tuple[int, ...] = (0, 1, 2, 3)
 
     def shifted(self) -> "Sample":
         """Adds one tensor to the base and to every model."""
@@ -46,7 +51,7 @@ class Sample:
 
     def permuted(self, order: tuple[int, ...]) -> "Sample":
         """Puts the models in another order."""
-        return replace(self, models=tuple(self.models[at] for at in order))
+        return replace(self, models=tuple(self.models[at] for at in order), data=tuple(self.data[at] for at in order))
 
     def copies(self, tensor: torch.Tensor) -> "Sample":
         """Makes every model that tensor."""
@@ -81,6 +86,11 @@ def samples() -> list[Sample]:
     return found
 
 
+def suited(method: Method[Any], tried: Iterable[Sample]) -> list[Sample]:
+    """Returns the samples that a plan would give to the method: matrices, where it is for matrices."""
+    return [each for each in tried if method.needs.domain is Domain.ANY or each.base.dim() == 2]
+
+
 #: The powers of two that the scale law multiplies by.
 POWERS = (1, -3, 5)
 
@@ -104,7 +114,19 @@ def parties(method: Method[Any]) -> list[Party]:
     found = [Party(most, needs.base)]
     if needs.base_counts and not needs.base:
         found.append(Party(most - 1, True))
+    if not needs.base and any(wants_base(method, values) for values, _ in settings(method, Party(most, True))):
+        found.append(Party(most, True))
     return found
+
+
+def filled(method: Method[Any], values: Values) -> Values:
+    """Returns values with the defaults of those not given."""
+    return {own.name: values.get(own.name, own.default) for own in method.parameters}
+
+
+def wants_base(method: Method[Any], values: Values) -> bool:
+    """Whether the method reads a base under these values."""
+    return method.needs_for(filled(method, values)).base
 
 
 def steps(method: Method[Any], values: Values) -> list[Step]:
@@ -125,8 +147,11 @@ def _first(own: Parameter) -> Any:
     return 1 if own.kind == "int" else 0.5 if own.bounds.high is not None else 0.375
 
 
-def others(own: Parameter, n: int) -> list[Any]:
-    """Returns further values of one parameter, each of which does something else."""
+def others(method: Method[Any], own: Parameter, n: int) -> list[Any]:
+    """Returns further values of one parameter, each of which does something else; those its own test names, if any."""
+    tried = getattr(_test_of(method), "TRIED", {}).get(own.name)
+    if tried is not None:
+        return [value[:n] if isinstance(value, tuple) else value for value in tried]
     default = _first(own) if own.required else own.default
     if own.kind == "choice":
         return [word for word in own.choices if word != default]
@@ -134,37 +159,47 @@ def others(own: Parameter, n: int) -> list[Any]:
         return [not default]
     if own.kind == "int":
         return [value for value in (default + 1, default + 3) if own.bounds.high is None or value <= own.bounds.high]
+    if own.bounds.low is not None and own.bounds.high is None:
+        return [(0.5, 1.5, 0.25)[:n], (2.0, 0.5, 1.0)[:n]] if own.bounds.per_model else [0.625]
     share = own.bounds.high is not None
     if own.bounds.per_model:
         rows = [(0.25, 1.0, 0.5), (1.0, 1.0, 1.0), (0.0, 0.5, 0.75)] if share else [(0.5, 1.5, -0.25), (2.0, 0.5, 1.0)]
+        rows = [row for row in rows if own.bounds.low is None or min(row) >= own.bounds.low]
         return [row[:n] for row in rows]
-    return [0.25, 1.0] if share else [0.625, -0.5]
+    return [0.25, 1.0] if share else [value for value in (0.625, -0.5) if own.bounds.low is None or value >= 0]
 
 
-def settings(method: Method[Any], n: int) -> Iterator[tuple[Values, frozenset[str]]]:
-    """Yields the plain values, then every other value of one parameter at a time; and which parameters are changed."""
+def settings(method: Method[Any], party: Party) -> Iterator[tuple[Values, frozenset[str]]]:
+    """Yields the plain values, then every other value of one parameter at a time; and which parameters are changed.
+
+    Values that want a base are left out for a party without one.
+    """
     usual = plain(method)
-    yield usual, frozenset()
-    for own in method.parameters:
-        for value in others(own, n):
-            yield usual | {own.name: value}, frozenset({own.name})
+    changes = [(own.name, value) for own in method.parameters for value in others(method, own, party.n)]
+    found = [(usual, frozenset[str]()), *((usual | {name: value}, frozenset({name})) for name, value in changes)]
+    yield from (each for each in found if party.base or not wants_base(method, each[0]))
 
 
-def options(method: Method[Any], n: int) -> list[Values]:
+def options(method: Method[Any], party: Party) -> list[Values]:
     """Returns every combination of words and switches, with the numbers of the plain values or, in turn, of others."""
+    n = party.n
     words = [own for own in method.parameters if own.kind in {"choice", "bool"}]
     numbers = [own for own in method.parameters if own.kind not in {"choice", "bool"}]
-    both = [[_first(own) if own.required else own.default, *others(own, n)] for own in words]
+    both = [[_first(own) if own.required else own.default, *others(method, own, n)] for own in words]
     rows: list[Values] = [plain(method)]
-    rows += [plain(method) | {own.name: value} for own in numbers for value in others(own, n)]
+    rows += [plain(method) | {own.name: value} for own in numbers for value in others(method, own, n)]
     found = []
     for at, combination in enumerate(itertools.product(*both)):
         chosen = dict(zip((own.name for own in words), combination, strict=True))
         found.append(rows[at % len(rows)] | chosen)
-    return found + [row for row in rows if row not in found]
+    found += [row for row in rows if row not in found]
+    return [row for row in found if party.base or not wants_base(method, row)]
 
 
 def aside(method: Method[Any]) -> Mapping[str, frozenset[str]]:
     """Returns which laws a method's own test says it gives up when a parameter is not at its default."""
-    own = importlib.import_module(f"tests.methods.test_{method.name}")
-    return {name: frozenset(laws) for name, laws in getattr(own, "LAWS_ASIDE", {}).items()}
+    return {name: frozenset(laws) for name, laws in getattr(_test_of(method), "LAWS_ASIDE", {}).items()}
+
+
+def _test_of(method: Method[Any]) -> ModuleType:
+    return importlib.import_module(f"tests.methods.test_{method.name}")

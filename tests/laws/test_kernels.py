@@ -19,7 +19,7 @@ from eutectic.numerics.kernels import BLOCK, GRAIN
 from tests.make.memory import TORCH, from_bytes
 from tests.make.sites import Job, Step
 
-from .samples import Party, Values, options, parties, plain
+from .samples import Party, Values, filled, options, parties, plain
 
 FUSED = pytest.mark.parametrize("method", [m for m in METHODS.values() if m.fused], ids=lambda m: m.name)
 OUTPUTS = ("F64", "F32", "F16", "BF16")
@@ -111,11 +111,10 @@ def chain_of(method: Method[Any], chosen: Values) -> list[Step]:
     return [(method.name, chosen)] if method.combines else [(method.name, chosen), ("task_arithmetic", {"scale": 0.5})]
 
 
-def expressible(method: Method[Any], n: int) -> Iterator[Values]:
+def expressible(method: Method[Any], party: Party) -> Iterator[Values]:
     """Yields the options of a method that its kernels can express."""
-    for chosen in options(method, n):
-        filled = {own.name: chosen.get(own.name, own.default) for own in method.parameters}
-        if method.needs_for(filled).locality == 0:
+    for chosen in options(method, party):
+        if method.needs_for(filled(method, chosen)).fused:
             yield chosen
 
 
@@ -125,7 +124,7 @@ def test_every_option(method: Method[Any], types: str) -> None:
     """Every combination of words and switches, with NaN, infinities, denormals, -0.0 and ties, in every type."""
     wrong = []
     for party in parties(method):
-        for at, chosen in enumerate(expressible(method, party.n)):
+        for at, chosen in enumerate(expressible(method, party)):
             merge = job(chain_of(method, chosen), party, TYPES[types], (9, 11), special=at % 2 == 0)
             out = [dtype for dtype in OUTPUTS if difference(merge, dtype)]
             wrong += [(chosen, party.n, dtype, difference(merge, dtype)) for dtype in out]
@@ -147,7 +146,7 @@ def test_lengths(method: Method[Any], count: int) -> None:
 def test_shapes(method: Method[Any], shape: tuple[int, ...]) -> None:
     """Scalars, empty tensors and tensors of many axes."""
     for party in parties(method):
-        for chosen in expressible(method, party.n):
+        for chosen in expressible(method, party):
             assert difference(job(chain_of(method, chosen), party, TYPES["f32"], shape), "F32") == "", chosen
 
 
@@ -157,7 +156,7 @@ def test_shapes(method: Method[Any], shape: tuple[int, ...]) -> None:
 def test_adapters(method: Method[Any], types: tuple[str, ...], special: bool) -> None:
     """Models that come as differences from the base."""
     for party in [Party(party.n, True) for party in parties(method)[:1]]:
-        for chosen in expressible(method, party.n):
+        for chosen in expressible(method, party):
             merge = job(chain_of(method, chosen), party, types, (7, 5), special=special, deltas=[True] * party.n)
             assert difference(merge, "F32") == "", chosen
 
@@ -167,7 +166,7 @@ def test_adapters(method: Method[Any], types: tuple[str, ...], special: bool) ->
 def test_adapters_beside_models(method: Method[Any], which: tuple[bool, ...]) -> None:
     """Some models as they are, some as differences from the base; numbers are such that (x - b) + b is x."""
     party = Party(parties(method)[0].n, True)
-    for chosen in expressible(method, party.n):
+    for chosen in expressible(method, party):
         source = torch.Generator().manual_seed(5)
         base, *rest = (torch.randint(-32, 33, (7, 5), generator=source).float() / 8 for _ in range(4))
         merge = Job(chain_of(method, chosen), rest[: party.n], base, fused=True, deltas=which[: party.n]).settle()
@@ -179,6 +178,19 @@ CHAINS: dict[str, list[Step]] = {
     "trim-dare-linear": [("trim", {"density": 0.5}), ("dare", {"density": 0.75}), ("linear", {})],
     "dare-l1-stock": [("dare", {"density": 0.5, "rescale": "l1"}), ("model_stock", {})],
     "trim-l1-task": [("trim", {"density": 0.5, "rescale": "l1"}), ("task_arithmetic", {"scale": 0.5})],
+    "della-ties": [
+        ("della", {"density": 0.5, "epsilon": 0.25}),
+        ("ties", {"density": 0.5, "scope": "tensor"}),
+    ],
+    "crumbs-della-task": [
+        ("breadcrumbs", {"density": 0.5}),
+        ("della", {"density": 0.5, "epsilon": 0.25, "rescale": "l1"}),
+        ("task_arithmetic", {"scale": 0.5}),
+    ],
+    "crumbs-sce": [
+        ("breadcrumbs", {"density": 0.75, "scope": "tensor"}),
+        ("sce", {"select_topk": 0.25, "mask": "deltas"}),
+    ],
     "dare-emr": [("dare", {"density": 0.5}), ("emr", {})],
     "trim-tall-ties": [("trim", {"density": 0.75}), ("tall_masks", {"vector": "ties", "density": 0.5})],
     "dare-consensus": [("dare", {"density": 0.5}), ("consensus", {"threshold": 0.25})],

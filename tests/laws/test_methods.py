@@ -11,15 +11,33 @@ import torch
 from eutectic.engine.chain import Chain, Request
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods import METHODS
-from eutectic.methods.declare import Laws, Locality, Method
+from eutectic.methods.declare import Domain, Laws, Locality, Method
 from eutectic.methods.site import Site
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
-from tests.make.sites import Job, merge
+from eutectic.stats.fold import Calibrated
+from tests.make.sites import Job, Step, merge
 
-from .samples import POWERS, Party, Sample, Values, aside, draw, parties, plain, samples, settings, steps
+from .samples import (
+    POWERS,
+    Party,
+    Sample,
+    Values,
+    aside,
+    draw,
+    filled,
+    parties,
+    plain,
+    samples,
+    settings,
+    steps,
+    suited,
+    wants_base,
+)
 
-ALL = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+#: Methods on factors have laws of their own, in `test_factors`.
+DENSE = {name: method for name, method in METHODS.items() if method.needs.domain is not Domain.FACTORS}
+ALL = pytest.mark.parametrize("method", DENSE.values(), ids=DENSE)
 SAMPLES = samples()
 #: What changing one option is tried on; the plain values are tried on all samples.
 FEW = [sample for sample in SAMPLES if sample.name.startswith(("16x33", "5x7", "most", "equal"))]
@@ -31,7 +49,8 @@ def run(method: Method[Any], case: Case, **how: Any) -> torch.Tensor:
     """Merges a sample as a plan would, in the sample's own precision."""
     values, party, sample = case
     models, base = party.pick(sample)
-    return merge(steps(method, values), models, base, double=sample.base.dtype == torch.float64, **how)
+    double = sample.base.dtype == torch.float64
+    return merge(steps(method, values), models, base, double=double, data=sample.data[: party.n], **how)
 
 
 def near(found: torch.Tensor, expected: torch.Tensor, size: float) -> bool:
@@ -87,9 +106,9 @@ def cases(method: Method[Any], law: str) -> Iterator[Case]:
     """Yields what a law is tried on, but for the options that the method's own test sets it aside for."""
     lost = aside(method)
     for party in parties(method):
-        for values, changed in settings(method, party.n):
+        for values, changed in settings(method, party):
             if not any(law in lost.get(name, ()) for name in changed):
-                yield from ((values, party, sample) for sample in (FEW if changed else SAMPLES))
+                yield from ((values, party, sample) for sample in suited(method, FEW if changed else SAMPLES))
 
 
 def holds(method: Method[Any], law: str, case: Case) -> bool:
@@ -106,7 +125,8 @@ def _magnitudes(values: Values) -> Iterator[float]:
 
 def test_laws_are_all_tested() -> None:
     """Every law that can be declared has its function here."""
-    assert set(LAWS) == {entry.name for entry in dataclasses.fields(Laws)}
+    assert set(LAWS) | {"gauge"} == {entry.name for entry in dataclasses.fields(Laws)}
+    assert all(method.laws.gauge for method in DENSE.values()), "a method that never sees factors cannot break it"
 
 
 @ALL
@@ -130,9 +150,9 @@ def test_laws_set_aside_are_broken(method: Method[Any]) -> None:
             tried = [
                 (values, party, sample)
                 for party in parties(method)
-                for values, changed in settings(method, party.n)
+                for values, changed in settings(method, party)
                 if name in changed
-                for sample in SAMPLES
+                for sample in suited(method, SAMPLES)
             ]
             assert any(not holds(method, law, case) for case in tried), f"{name} does not break {law}"
 
@@ -145,8 +165,8 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
     """Results depend on the seed exactly where a method says that it draws."""
     differ = []
     for party in parties(method):
-        for values, changed in settings(method, party.n):
-            for sample in FEW if changed else SAMPLES:
+        for values, changed in settings(method, party):
+            for sample in suited(method, FEW if changed else SAMPLES):
                 first, second = (run(method, (values, party, sample), seed=seed) for seed in (0, 1))
                 differ.append(not torch.equal(first, second))
     assert any(differ) == method.needs.random
@@ -155,11 +175,11 @@ def test_random_iff_the_seed_matters(method: Method[Any]) -> None:
 @ALL
 def test_base_iff_read(method: Method[Any]) -> None:
     """Without a base, a method that declares one raises UndeclaredNeed; one that does not never asks."""
-    party = parties(method)[0]
-    for values, changed in settings(method, party.n):
-        for sample in FEW if changed else SAMPLES:
-            job = Job(steps(method, values), list(sample.models[: party.n]), fused=False)
-            if method.needs.base:
+    n = parties(method)[0].n
+    for values, changed in settings(method, Party(n, True)):
+        for sample in suited(method, FEW if changed else SAMPLES):
+            job = Job(steps(method, values), list(sample.models[:n]), fused=False)
+            if wants_base(method, values):
                 with pytest.raises(UndeclaredNeed, match=r"Needs\(base=True\)"):
                     job.run()
             else:
@@ -171,10 +191,11 @@ def test_a_base_that_is_not_declared_changes_nothing(method: Method[Any]) -> Non
     """A base that is there for an adapter's sake is not read by methods that do not ask for one."""
     if method.needs.base or method.needs.base_counts:
         pytest.skip("reads the base")
-    for values, _ in settings(method, parties(method)[0].n):
+    for values, _ in settings(method, parties(method)[0]):
+        sliced = method.needs_for(filled(method, values)).locality is Locality.ELEMENT
         for sample in FEW:
             models = list(sample.models[: parties(method)[0].n])
-            for fused in (False, True) if method.fused else (False,):
+            for fused in (False, True) if method.fused and sliced else (False,):
                 how: dict[str, Any] = {"double": sample.base.dtype == torch.float64, "fused": fused}
                 with_base = merge(steps(method, values), models, sample.base, **how)
                 assert torch.equal(with_base, merge(steps(method, values), models, None, **how))
@@ -196,8 +217,9 @@ def site_of(chain: Chain, sample: Sample, party: Party) -> tuple[Site, dict[str,
     """Returns the site of a settled chain's first step, its hyperparameters, and its statistics, watched."""
     step = chain.site.steps[0]
     read = Read({name: chain.results[Request(0, fold)] for name, fold in step.method.folds(**step.values).items()})
+    read |= chain._of_data(0, 0, tuple(sample.base.shape))
     models, base = party.pick(sample)
-    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base)
+    site = Site("w", party.n, Key(0, "w"), read, torch.stack(models), base, width=chain.part.width)
     per_model = {own.name for own in step.method.parameters if own.bounds.per_model}
     return site, {k: site.column(v) if k in per_model else v for k, v in step.values.items()}, read
 
@@ -207,7 +229,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
     """A method reads every statistic that it declares, and fails loudly when one is missing."""
     sample = next(each for each in SAMPLES if each.name.startswith("16x33"))
     for party in parties(method):
-        for values, _ in settings(method, party.n):
+        for values, _ in settings(method, party):
             models, base = party.pick(sample)
             job = Job(steps(method, values), models, base, fused=False).settle()
             site, arguments, read = site_of(job.chains[0], sample, party)
@@ -223,7 +245,7 @@ def test_folds_iff_read(method: Method[Any]) -> None:
 def test_result_has_the_declared_shape(method: Method[Any]) -> None:
     """A combine returns (*shape) and a transform (n, *shape), in work precision."""
     for party in parties(method):
-        for sample in SAMPLES:
+        for sample in suited(method, SAMPLES):
             models, base = party.pick(sample)
             double = sample.base.dtype == torch.float64
             job = Job(steps(method, plain(method)), models, base, fused=False, double=double).settle()
@@ -237,6 +259,8 @@ def test_result_has_the_declared_shape(method: Method[Any]) -> None:
 
 LONG = draw((2 * GRAIN + 77,), 40, torch.float32)
 WIDE = draw((3, GRAIN // 2 + 3), 41, torch.float32)
+#: For methods that hold a square matrix of the inputs' width.
+NARROW = draw((90, 40), 42, torch.float32)
 
 
 def equal_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
@@ -248,8 +272,8 @@ def equal_bits(left: torch.Tensor, right: torch.Tensor) -> bool:
 def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
     """Where a method may be sliced, slices of the merge are merges of the slices, to the last bit."""
     for party in parties(method):
-        for values, _ in settings(method, party.n):
-            locality = method.needs_for(_filled(method, values, party.n)).locality
+        for values, _ in settings(method, party):
+            locality = method.needs_for(filled(method, values)).locality
             if locality is Locality.TENSOR:
                 continue
             sample = LONG if locality is Locality.ELEMENT else WIDE
@@ -261,13 +285,20 @@ def test_slices_merge_like_the_whole(method: Method[Any]) -> None:
                 assert equal_bits(torch.cat(parts), job.map()), (values, fused)
 
 
+def long(method: Method[Any]) -> list[Sample]:
+    """Returns samples of several slices; small ones for methods that hold a square matrix of the width."""
+    values = {own.name: own.default for own in method.parameters}
+    square = any(not each.aligned for each in method.calibrated(**values).values() if isinstance(each, Calibrated))
+    return [NARROW] if square else suited(method, (LONG, WIDE))
+
+
 @ALL
 def test_slices_make_the_extras_of_the_whole(method: Method[Any]) -> None:
     """What is made for each model of slices is, laid end to end, what is made of the whole, to the last bit."""
     if not method.extras or method.needs.locality is not Locality.ELEMENT:
         pytest.skip("makes nothing beside the tensor, or nothing in slices")
     for party in parties(method):
-        for values, _ in settings(method, party.n):
+        for values, _ in settings(method, party):
             for fused in (False, True):
                 job = Job(steps(method, values), *party.pick(LONG), fused=fused).settle()
                 size = LONG.base.numel()
@@ -301,7 +332,7 @@ def test_every_task_comes_back(method: Method[Any]) -> None:
 def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
     """Small slices, two threads, held in memory or read again: the bytes are the same."""
     for party in parties(method):
-        for sample in (LONG, WIDE):
+        for sample in long(method):
             models, base = party.pick(sample)
             chain = steps(method, plain(method))
             whole = Job(chain, models, base).run()
@@ -311,6 +342,26 @@ def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
                 assert torch.equal(extra, cut.extras("w")[name])
 
 
-def _filled(method: Method[Any], values: Values, n: int) -> Values:
-    """Returns values with the defaults of those not given."""
-    return {own.name: values.get(own.name, own.default) for own in method.parameters}
+ROWS: dict[str, list[Step]] = {
+    "ranks, then a cut of the tensor": [
+        ("della", {"density": 0.5, "epsilon": 0.25}),
+        ("ties", {"density": 0.5, "scope": "tensor"}),
+    ],
+    "ranks of ranks, and what they leave of the mass": [
+        ("breadcrumbs", {"density": 0.5}),
+        ("della", {"density": 0.5, "rescale": "l1"}),
+        ("model_stock", {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", ROWS)
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "torch"])
+def test_statistics_behind_rows_see_whole_rows(chain: str, fused: bool) -> None:
+    """Where slices end within rows, what was ranked before is ranked as in the whole."""
+    for sample in (LONG, WIDE):
+        models, base = list(sample.models[:3]), sample.base
+        whole = Job(ROWS[chain], models, base, fused=fused).run().tensor("w")
+        for held in (0, 1 << 30):
+            how: dict[str, Any] = {"slice_elements": GRAIN, "threads": 2, "resident_bytes": held, "fused": fused}
+            assert equal_bits(whole, Job(ROWS[chain], models, base, **how).run().tensor("w"))

@@ -7,7 +7,7 @@ import pytest
 from eutectic.layout.infer import infer
 from eutectic.layout.layout import Layout
 from eutectic.layout.roles import Role
-from tests.layout.zoo import MODELS, build, header_of
+from tests.layout.zoo import MODELS, build, header_of, shared
 
 # Written from each model's source, not from what infer says: glob on the module's name -> role, the first that matches.
 ATTENTION = {
@@ -128,6 +128,64 @@ TOWERS = (
     | TWO
     | LLAMA
 )
+QK_NORMS = {"*.q_norm": "attention.norm", "*.k_norm": "attention.norm"}
+#: Everything else of a mixer is its state: A, D, dt and what computes them.
+STATE = {
+    f"*.{mixer}.{what}": role
+    for mixer in ("mixer", "mamba", "linear_attn")
+    for what, role in {
+        "in_proj": "ssm.input",
+        "in_proj_qkv": "ssm.input",
+        "in_proj_qkvz": "ssm.input",
+        "in_proj_z": "ssm.input",
+        "out_proj": "ssm.output",
+        "conv1d": "ssm.conv",
+        "norm": "norm",
+        "*_layernorm": "norm",
+        "dt_bias": "ssm.state",
+        "A_log": "ssm.state",
+        "D": "ssm.state",
+        "dt_proj": "ssm.state",
+        "x_proj": "ssm.state",
+        "in_proj_a": "ssm.state",
+        "in_proj_b": "ssm.state",
+        "in_proj_ba": "ssm.state",
+    }.items()
+}
+POOLED = {"pooler.dense": "pooler"}
+DISTILBERT = {
+    "*LayerNorm": "norm",
+    "*.q_lin": "attention.query",
+    "*.k_lin": "attention.key",
+    "*.v_lin": "attention.value",
+    "*.out_lin": "attention.output",
+    "*.ffn.lin1": "mlp.up",
+    "*.ffn.lin2": "mlp.down",
+    "vocab_projector": "head.word",
+    "vocab_transform": "head.transform",
+} | (BERT | NORMS)
+SEEING = {
+    "*.multi_modal_projector": "projection",
+    "*.multi_modal_projector.norm": "norm",
+    "*.multi_modal_projector.layer_norm": "norm",
+    "multi_modal_projector.linear_1": "projection",
+    "*.patch_embedding*": "embedding.patch",
+    "*.query": "attention.query",
+} | TOWERS
+DEEPSTACK = (
+    {
+        "*.pos_embed": "embedding.position",
+        "*.merger.norm": "norm",
+        "*.deepstack_merger_list.*.norm": "norm",
+        "*.merger.linear_fc[12]": "projection",
+        "*.deepstack_merger_list.*.linear_fc[12]": "projection",
+        "*.linear_fc1": "mlp.up",
+        "*.linear_fc2": "mlp.down",
+    }
+    | QK_NORMS
+    | EXPERTS
+    | SEEING
+)
 EXPECTED: dict[str, dict[str, str]] = {
     "llama": LLAMA,
     "mistral": LLAMA,
@@ -147,19 +205,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "bert": BERT,
     "bert_classifier": BERT,
     "roberta": BERT,
-    "distilbert": {
-        "*LayerNorm": "norm",
-        "*.q_lin": "attention.query",
-        "*.k_lin": "attention.key",
-        "*.v_lin": "attention.value",
-        "*.out_lin": "attention.output",
-        "*.ffn.lin1": "mlp.up",
-        "*.ffn.lin2": "mlp.down",
-        "vocab_projector": "head.word",
-        "vocab_transform": "head.transform",
-    }
-    | BERT
-    | NORMS,
+    "distilbert": DISTILBERT,
     "modernbert": {
         "*.tok_embeddings": "embedding.word",
         "*.Wqkv": "attention.qkv",
@@ -199,8 +245,205 @@ EXPECTED: dict[str, dict[str, str]] = {
         "lm_head": "head.word",
     }
     | NORMS,
+    # -- decoders
+    **dict.fromkeys(("arcee", "cohere", "cohere2", "gemma", "granite", "olmo", "smollm3", "nemotron"), LLAMA),
+    **dict.fromkeys(("gemma3", "olmo2", "exaone4"), QK_NORMS | LLAMA),
+    "apertus": {"*.act_fn.*": "scale"} | QK_NORMS | LLAMA,
+    "gpt2_classifier": {"score": "head.task"} | GPT2,
+    "glm4": {"*.gate_up_proj": "mlp.gate_up"} | LLAMA,
+    "gpt_bigcode": GPT2,
+    "gpt_neo": {"*.out_proj": "attention.output", "*.c_fc": "mlp.up", "*.c_proj": "mlp.down"} | ATTENTION | GPT2,
+    "gptj": {"*.fc_in": "mlp.up", "*.fc_out": "mlp.down"} | ATTENTION | GPT2,
+    "llama_classifier": {"score": "head.task"} | LLAMA,
+    "phi": {"*.self_attn.dense": "attention.output"} | TWO | LLAMA,
+    "stablelm": LLAMA,
+    "starcoder2": {"*.c_fc": "mlp.up", "*.c_proj": "mlp.down"} | LLAMA,
+    "falcon_mqa": FUSED,
+    "mpt": {
+        "*.norm_[12f]": "norm",
+        "*.Wqkv": "attention.qkv",
+        "transformer.wte": "embedding.word",
+    }
+    | LLAMA,
+    # -- mixtures of experts
+    "glm4_moe": QK_NORMS | EXPERTS | LLAMA,
+    "afmoe": {"*.self_attn.gate_proj": "attention.gate", "*.mlp.expert_bias": "router", "*.mlp.router.gate": "router"}
+    | QK_NORMS
+    | EXPERTS
+    | LLAMA,
+    "deepseek_v2": {
+        "*.kv_a_layernorm": "attention.norm",
+        "*.kv_a_proj_with_mqa": "attention.kv",
+        "*.kv_b_proj": "attention.kv",
+    }
+    | EXPERTS
+    | LLAMA,
+    "gpt_oss": {"*.sinks": "attention.sink", "*.router": "router", "*.experts.gate_up_proj_bias": "expert.gate_up"}
+    | {"*.experts.down_proj_bias": "expert.down"}
+    | EXPERTS
+    | LLAMA,
+    "olmoe": QK_NORMS | EXPERTS | LLAMA,
+    "phimoe": {"*.router": "router"} | EXPERTS | LLAMA,
+    "granitemoe": {"*.router": "router"} | EXPERTS | LLAMA,
+    "ernie4_5_moe": {"*.e_score_correction_bias": "router"} | EXPERTS | LLAMA,
+    "minimax_m2": {"*.e_score_correction_bias": "router"} | QK_NORMS | EXPERTS | LLAMA,
+    # -- state spaces and hybrids
+    "granitemoehybrid": {
+        "*.shared_mlp.input_linear": "shared_expert.gate_up",
+        "*.shared_mlp.output_linear": "shared_expert.down",
+        "*.router": "router",
+    }
+    | STATE
+    | EXPERTS
+    | LLAMA,
+    "mamba2": {"backbone.embeddings": "embedding.word", "*.norm_f": "norm"} | STATE | LLAMA,
+    "falcon_mamba": {"backbone.embeddings": "embedding.word", "*.norm_f": "norm"} | STATE | LLAMA,
+    "jamba": {"*.router": "router"} | STATE | EXPERTS | LLAMA,
+    "bamba": STATE | LLAMA,
+    "falcon_h1": STATE | LLAMA,
+    "nemotron_h": {
+        "*.experts.up_proj": "expert.up",
+        "*.experts.down_proj": "expert.down",
+        "*.shared_experts.up_proj": "shared_expert.up",
+        "*.shared_experts.down_proj": "shared_expert.down",
+        "*.mixer.gate": "router",
+        "*.mixer.gate.e_score_correction_bias": "router",
+        "*.norm_f": "norm",
+        "*.embeddings": "embedding.word",
+    }
+    | STATE
+    | LLAMA,
+    "qwen3_next": STATE | QK_NORMS | EXPERTS | LLAMA,
+    "qwen3_5": STATE | QK_NORMS | LLAMA,
+    "lfm2": {
+        "*.conv.*": "conv",
+        "*.[qk]_layernorm": "attention.norm",
+        "*.feed_forward.w1": "mlp.gate",
+        "*.feed_forward.w3": "mlp.up",
+        "*.feed_forward.w2": "mlp.down",
+    }
+    | LLAMA,
+    "rwkv": {
+        "*.embeddings": "embedding.word",
+        "*ln[12]": "norm",
+        "*.pre_ln": "norm",
+        "*.ln_out": "norm",
+        "*.time_*": "ssm.state",
+        "*.attention.key": "attention.key",
+        "*.attention.value": "attention.value",
+        "*.attention.receptance": "attention.query",
+        "*.attention.output": "attention.output",
+        "*.feed_forward.key": "mlp.up",
+        "*.feed_forward.value": "mlp.down",
+        "*.feed_forward.receptance": "mlp.gate",
+        "head": "head.word",
+    },
+    # -- encoders, and encoders with decoders
+    **dict.fromkeys(("bert_bare", "bert_tokens", "roberta_bare", "xlm_roberta"), POOLED | BERT),
+    "roberta_classifier": {"classifier.*": "head.task"} | BERT,
+    "distilbert_classifier": {"pre_classifier": "head.task"} | DISTILBERT,
+    "mpnet": {
+        "*.attn.q": "attention.query",
+        "*.attn.k": "attention.key",
+        "*.attn.v": "attention.value",
+        "*.attn.o": "attention.output",
+        "*.relative_attention_bias": "attention.position",
+    }
+    | BERT,
+    "deberta": {
+        "*.in_proj": "attention.qkv",
+        "*.q_bias": "attention.query",
+        "*.v_bias": "attention.value",
+        "*.q": "attention.query",
+        "*.v": "attention.value",
+        "*.pos_proj": "attention.position",
+        "*.pos_q_proj": "attention.position",
+        "*.rel_embeddings": "embedding.position",
+    }
+    | BERT,
+    "deberta_v2": {
+        "*.pos_key_proj": "attention.position",
+        "*.pos_query_proj": "attention.position",
+        "*.query_proj": "attention.query",
+        "*.key_proj": "attention.key",
+        "*.value_proj": "attention.value",
+        "*.rel_embeddings": "embedding.position",
+        "*.conv.conv": "conv",
+    }
+    | BERT,
+    "electra": {
+        "*.embeddings_project": "projection",
+        "generator_predictions.dense": "head.transform",
+        "generator_lm_head": "head.word",
+    }
+    | BERT,
+    "albert": {
+        "*.full_layer_layer_norm": "norm",
+        "*.attention.query": "attention.query",
+        "*.attention.key": "attention.key",
+        "*.attention.value": "attention.value",
+        "*.attention.dense": "attention.output",
+        "*.ffn": "mlp.up",
+        "*.ffn_output": "mlp.down",
+        "*.embedding_hidden_mapping_in": "projection",
+        "albert.pooler": "pooler",
+        "predictions.dense": "head.transform",
+        "predictions": "head.word",
+        "predictions.decoder": "head.word",
+    }
+    | BERT,
+    "mt5": T5,
+    "pegasus": SIDES,
+    # -- vision and language
+    "mistral3": {"*.patch_conv": "embedding.patch", "*.ln_pre": "norm"} | SEEING,
+    "llama4": {
+        "*.positional_embedding_vlm": "embedding.position",
+        "*.router": "router",
+        "*.layernorm_*": "norm",
+    }
+    | EXPERTS
+    | SEEING,
+    "gemma3_vlm": {"*.mm_soft_emb_norm": "norm"} | QK_NORMS | SEEING,
+    "gemma4": {
+        "*.layer_scalar": "scale",
+        "*.per_layer_input_gate": "other",
+        "*.per_layer_projection": "other",
+        "*.per_layer_model_projection": "other",
+        "*.embed_tokens_per_layer": "embedding.word",
+    }
+    | QK_NORMS
+    | LLAMA,
+    "qwen2_5_vl": {"*.merger.ln_q": "norm"} | SEEING,
+    **dict.fromkeys(("qwen3_vl", "qwen3_vl_moe"), DEEPSTACK),
+    "llava_next": {"*.image_newline": "embedding.special"} | SEEING,
+    "internvl": {
+        "*.lambda_[12]": "scale",
+        "*.projection_layer": "attention.output",
+        "*.mask_token": "embedding.special",
+    }
+    | SEEING,
+    "mllama": {
+        "*.cross_attn.[qk]_norm": "attention.norm",
+        "*positional_embedding.*": "embedding.position",
+        "*.gate_attn": "scale",
+        "*.gate_ffn": "scale",
+        "*.cross_attn_attn_gate": "scale",
+        "*.cross_attn_mlp_gate": "scale",
+        "*.layernorm_*": "norm",
+    }
+    | SEEING,
 }
 STACKS: dict[str, dict[str, int]] = {
+    "gpt_neo": {"transformer.h": 2},
+    "jamba": {"model.layers": 4},
+    "mt5": {"encoder.block": 3, "decoder.block": 2},
+    "pegasus": {"model.encoder.layers": 3, "model.decoder.layers": 2},
+    "albert": {"albert.encoder.albert_layer_groups": 1},
+    "mllama": {
+        "model.vision_model.transformer.layers": 4,
+        "model.vision_model.global_transformer.layers": 2,
+        "model.language_model.layers": 3,
+    },
     "gpt2": {"transformer.h": 3},
     "gpt2_bare": {"h": 3},
     "gpt_neox": {"gpt_neox.layers": 3},
@@ -250,7 +493,7 @@ def test_blocks(layouts: dict[str, Layout], key: str) -> None:
     if key in STACKS:
         assert dict(layout.stacks) == STACKS[key]
     else:
-        assert sorted(layout.stacks.values()) in ([3], [3, 4], [4], [2, 3])
+        assert sorted(layout.stacks.values()) in ([3], [3, 4], [4], [2, 3], [2, 2, 3])
     for name, place in layout.places.items():
         inside = [s for s in layout.stacks if name.startswith(f"{s}.")]
         assert inside == ([] if place.stack is None else [place.stack])
@@ -360,6 +603,12 @@ def test_missing_blocks_keep_their_numbers() -> None:
 def test_tied(layouts: dict[str, Layout], key: str, tied: tuple[tuple[str, ...], ...]) -> None:
     """Groups are what transformers ties; the first is the one to keep."""
     assert layouts[key].tied == tied
+
+
+@pytest.mark.parametrize("key", MODELS)
+def test_tied_is_what_transformers_ties(layouts: dict[str, Layout], key: str) -> None:
+    """The model's own objects say which names are one tensor; bare embeddings are tied in memory only."""
+    assert {frozenset(group) for group in layouts[key].tied} == {frozenset(group) for group in shared(key)}
 
 
 def test_tied_as_the_config_says() -> None:

@@ -177,3 +177,16 @@ def test_expert_counts(tmp_path: Path) -> None:
     assert any(counts in sentence for sentence in report.findings)
     assert len(report.of(Kind.MISSING)) == 4
     assert compare([base], base).findings == ()
+
+
+def test_other_tokens_under_the_same_numbers(tmp_path: Path) -> None:
+    """As many rows may be other tokens: the report says so, though nothing stops."""
+    tensors = floats({"model.embed_tokens.weight": (2, 4)})
+    one = model(tmp_path / "one", tensors, None, {"a": 0, "b": 1})
+    two = model(tmp_path / "two", tensors, None, {"a": 0, "c": 1})
+    report = compare([one, two])
+    assert len(report.findings) == 1
+    assert "only in" in report.findings[0]
+    assert "'c'" in report.findings[0]
+    assert compare([one, one]).findings == ()
+    assert compare([one, two], tokens=False).findings == ()

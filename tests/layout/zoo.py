@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
@@ -71,6 +72,16 @@ _T5: dict[str, Any] = {
     "num_decoder_layers": 2,
     "num_heads": 4,
 }
+_VISION_25: dict[str, Any] = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 4,
+    "patch_size": 8,
+    "intermediate_size": 64,
+    "out_hidden_size": 32,
+    "fullatt_block_indexes": [1],
+}
+_VISION_3: dict[str, Any] = _VISION_25 | {"deepstack_visual_indexes": [0, 1], "num_position_embeddings": 16}
 _QWEN_VISION: dict[str, Any] = {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 4, "patch_size": 8}
 
 MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
@@ -120,6 +131,270 @@ MODELS: dict[str, Callable[[], tuple[Any, Any]]] = {
         tf.Qwen2VLConfig(text_config=dict(_GROUPED), vision_config=dict(_QWEN_VISION)),
     ),
     "mamba": lambda: (tf.MambaForCausalLM, tf.MambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=3)),
+    "apertus": lambda: (tf.ApertusForCausalLM, tf.ApertusConfig(**_GROUPED)),
+    "arcee": lambda: (tf.ArceeForCausalLM, tf.ArceeConfig(**_GROUPED)),
+    "cohere": lambda: (tf.CohereForCausalLM, tf.CohereConfig(**_GROUPED)),
+    "cohere2": lambda: (tf.Cohere2ForCausalLM, tf.Cohere2Config(**_GROUPED)),
+    "gemma": lambda: (tf.GemmaForCausalLM, tf.GemmaConfig(**_GROUPED)),
+    "gemma3": lambda: (tf.Gemma3ForCausalLM, tf.Gemma3TextConfig(**_GROUPED)),
+    "glm4": lambda: (tf.Glm4ForCausalLM, tf.Glm4Config(**_GROUPED, pad_token_id=0)),
+    "glm4_moe": lambda: (
+        tf.Glm4MoeForCausalLM,
+        tf.Glm4MoeConfig(
+            **_GROUPED,
+            n_routed_experts=4,
+            n_shared_experts=1,
+            moe_intermediate_size=16,
+            first_k_dense_replace=1,
+            use_qk_norm=True,
+        ),
+    ),
+    "gpt2_classifier": lambda: (tf.GPT2ForSequenceClassification, tf.GPT2Config(**_GPT)),
+    "gpt_bigcode": lambda: (tf.GPTBigCodeForCausalLM, tf.GPTBigCodeConfig(**_GPT)),
+    "granite": lambda: (tf.GraniteForCausalLM, tf.GraniteConfig(**_GROUPED)),
+    "granitemoehybrid": lambda: (
+        tf.GraniteMoeHybridForCausalLM,
+        tf.GraniteMoeHybridConfig(
+            **_GROUPED,
+            num_local_experts=4,
+            shared_intermediate_size=16,
+            layer_types=["mamba", "attention", "mamba"],
+            mamba_n_heads=8,
+            mamba_d_head=8,
+            mamba_d_state=4,
+            mamba_n_groups=1,
+        ),
+    ),
+    "lfm2": lambda: (tf.Lfm2ForCausalLM, tf.Lfm2Config(**_GROUPED, layer_types=["conv", "full_attention", "conv"])),
+    "llama_classifier": lambda: (tf.LlamaForSequenceClassification, tf.LlamaConfig(**_GROUPED)),
+    "olmo": lambda: (tf.OlmoForCausalLM, tf.OlmoConfig(**_GROUPED)),
+    "olmo2": lambda: (tf.Olmo2ForCausalLM, tf.Olmo2Config(**_GROUPED)),
+    "phi": lambda: (tf.PhiForCausalLM, tf.PhiConfig(**_GROUPED)),
+    "stablelm": lambda: (tf.StableLmForCausalLM, tf.StableLmConfig(**_GROUPED)),
+    "starcoder2": lambda: (tf.Starcoder2ForCausalLM, tf.Starcoder2Config(**_GROUPED)),
+    "afmoe": lambda: (
+        tf.AfmoeForCausalLM,
+        tf.AfmoeConfig(**_GROUPED, num_experts=4, moe_intermediate_size=16, num_dense_layers=1),
+    ),
+    "gptj": lambda: (tf.GPTJForCausalLM, tf.GPTJConfig(**_GPT, rotary_dim=4)),
+    "gpt_neo": lambda: (
+        tf.GPTNeoForCausalLM,
+        tf.GPTNeoConfig(
+            vocab_size=96,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            max_position_embeddings=16,
+        ),
+    ),
+    "falcon_mqa": lambda: (
+        tf.FalconForCausalLM,
+        tf.FalconConfig(vocab_size=96, hidden_size=32, num_hidden_layers=3, num_attention_heads=4),
+    ),
+    "mpt": lambda: (tf.MptForCausalLM, tf.MptConfig(vocab_size=96, d_model=32, n_layers=3, n_heads=4)),
+    "mamba2": lambda: (
+        tf.Mamba2ForCausalLM,
+        tf.Mamba2Config(
+            vocab_size=96, hidden_size=32, num_hidden_layers=3, num_heads=8, head_dim=8, state_size=4, n_groups=1
+        ),
+    ),
+    "falcon_mamba": lambda: (
+        tf.FalconMambaForCausalLM,
+        tf.FalconMambaConfig(vocab_size=96, hidden_size=32, num_hidden_layers=3),
+    ),
+    "jamba": lambda: (
+        tf.JambaForCausalLM,
+        tf.JambaConfig(
+            **(_GROUPED | {"num_hidden_layers": 4}),
+            num_experts=4,
+            attn_layer_period=2,
+            attn_layer_offset=1,
+            expert_layer_period=2,
+            expert_layer_offset=1,
+            use_mamba_kernels=False,
+            mamba_dt_rank=4,
+            mamba_d_state=4,
+        ),
+    ),
+    "bamba": lambda: (
+        tf.BambaForCausalLM,
+        tf.BambaConfig(**_GROUPED, attn_layer_indices=[1], mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4),
+    ),
+    "falcon_h1": lambda: (
+        tf.FalconH1ForCausalLM,
+        tf.FalconH1Config(**_GROUPED, mamba_d_ssm=64, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=4),
+    ),
+    "nemotron_h": lambda: (
+        tf.NemotronHForCausalLM,
+        tf.NemotronHConfig(
+            vocab_size=96,
+            hidden_size=32,
+            intermediate_size=64,
+            layers_block_type=["mamba", "attention", "moe"],
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            mamba_num_heads=8,
+            mamba_head_dim=8,
+            ssm_state_size=4,
+            n_groups=1,
+            n_routed_experts=4,
+            moe_intermediate_size=16,
+        ),
+    ),
+    "nemotron": lambda: (tf.NemotronForCausalLM, tf.NemotronConfig(**_GROUPED)),
+    "rwkv": lambda: (
+        tf.RwkvForCausalLM,
+        tf.RwkvConfig(vocab_size=96, hidden_size=32, num_hidden_layers=3, attention_hidden_size=32),
+    ),
+    "qwen3_next": lambda: (
+        tf.Qwen3NextForCausalLM,
+        tf.Qwen3NextConfig(
+            **_EXPERTS,
+            shared_expert_intermediate_size=16,
+            layer_types=["linear_attention", "linear_attention", "full_attention"],
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+        ),
+    ),
+    "qwen3_5": lambda: (
+        tf.Qwen3_5ForCausalLM,
+        tf.Qwen3_5TextConfig(
+            **_GROUPED,
+            layer_types=["linear_attention", "linear_attention", "full_attention"],
+            linear_num_key_heads=2,
+            linear_num_value_heads=4,
+            linear_key_head_dim=8,
+            linear_value_head_dim=8,
+        ),
+    ),
+    "deepseek_v2": lambda: (tf.DeepseekV2ForCausalLM, tf.DeepseekV2Config(**(_DEEPSEEK | {"q_lora_rank": None}))),
+    "gpt_oss": lambda: (tf.GptOssForCausalLM, tf.GptOssConfig(**_GROUPED, num_local_experts=4)),
+    "olmoe": lambda: (tf.OlmoeForCausalLM, tf.OlmoeConfig(**_GROUPED, num_experts=4)),
+    "phimoe": lambda: (tf.PhimoeForCausalLM, tf.PhimoeConfig(**_GROUPED, num_local_experts=4)),
+    "granitemoe": lambda: (tf.GraniteMoeForCausalLM, tf.GraniteMoeConfig(**_GROUPED, num_local_experts=4)),
+    "ernie4_5_moe": lambda: (
+        tf.Ernie4_5_MoeForCausalLM,
+        tf.Ernie4_5_MoeConfig(
+            **_GROUPED, moe_num_experts=4, moe_intermediate_size=16, moe_num_shared_experts=1, moe_layer_start_index=1
+        ),
+    ),
+    "minimax_m2": lambda: (tf.MiniMaxM2ForCausalLM, tf.MiniMaxM2Config(**_GROUPED, num_local_experts=4)),
+    "exaone4": lambda: (tf.Exaone4ForCausalLM, tf.Exaone4Config(**_GROUPED)),
+    "smollm3": lambda: (tf.SmolLM3ForCausalLM, tf.SmolLM3Config(**_GROUPED, pad_token_id=0)),
+    "bert_bare": lambda: (tf.BertModel, tf.BertConfig(**_SIZES)),
+    "bert_tokens": lambda: (tf.BertForTokenClassification, tf.BertConfig(**_SIZES)),
+    "roberta_classifier": lambda: (tf.RobertaForSequenceClassification, tf.RobertaConfig(**_SIZES)),
+    "roberta_bare": lambda: (tf.RobertaModel, tf.RobertaConfig(**_SIZES)),
+    "distilbert_classifier": lambda: (tf.DistilBertForSequenceClassification, tf.DistilBertConfig(**_DISTIL)),
+    "deberta_v2": lambda: (
+        tf.DebertaV2ForMaskedLM,
+        tf.DebertaV2Config(
+            **_SIZES,
+            relative_attention=True,
+            position_buckets=8,
+            max_relative_positions=16,
+            conv_kernel_size=3,
+            pos_att_type=["p2c", "c2p"],
+        ),
+    ),
+    "deberta": lambda: (
+        tf.DebertaForMaskedLM,
+        tf.DebertaConfig(**_SIZES, relative_attention=True, max_relative_positions=16, pos_att_type=["p2c", "c2p"]),
+    ),
+    "electra": lambda: (tf.ElectraForMaskedLM, tf.ElectraConfig(**_SIZES, embedding_size=16)),
+    "albert": lambda: (tf.AlbertForMaskedLM, tf.AlbertConfig(**_SIZES, embedding_size=16)),
+    "mistral3": lambda: (
+        tf.Mistral3ForConditionalGeneration,
+        tf.Mistral3Config(
+            text_config=tf.MistralConfig(**_GROUPED),
+            vision_config=tf.PixtralVisionConfig(
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                image_size=16,
+                patch_size=8,
+            ),
+        ),
+    ),
+    "llama4": lambda: (
+        tf.Llama4ForConditionalGeneration,
+        tf.Llama4Config(
+            text_config=dict(
+                _GROUPED, intermediate_size_mlp=64, num_local_experts=4, interleave_moe_layer_step=2, head_dim=8
+            ),
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 128,
+                "num_hidden_layers": 4,
+                "num_attention_heads": 4,
+                "image_size": 16,
+                "patch_size": 8,
+                "vision_output_dim": 32,
+                "projector_input_dim": 32,
+                "projector_output_dim": 32,
+            },
+        ),
+    ),
+    "gemma3_vlm": lambda: (
+        tf.Gemma3ForConditionalGeneration,
+        tf.Gemma3Config(text_config=dict(_GROUPED), vision_config=dict(_VISION), mm_tokens_per_image=4),
+    ),
+    "gemma4": lambda: (tf.Gemma4ForCausalLM, tf.Gemma4TextConfig(**_GROUPED)),
+    "qwen2_5_vl": lambda: (
+        tf.Qwen2_5_VLForConditionalGeneration,
+        tf.Qwen2_5_VLConfig(text_config=dict(_GROUPED), vision_config=_VISION_25),
+    ),
+    "qwen3_vl": lambda: (
+        tf.Qwen3VLForConditionalGeneration,
+        tf.Qwen3VLConfig(text_config=dict(_GROUPED), vision_config=_VISION_3),
+    ),
+    "qwen3_vl_moe": lambda: (
+        tf.Qwen3VLMoeForConditionalGeneration,
+        tf.Qwen3VLMoeConfig(text_config=dict(_EXPERTS), vision_config=_VISION_3),
+    ),
+    "llava_next": lambda: (
+        tf.LlavaNextForConditionalGeneration,
+        tf.LlavaNextConfig(text_config=tf.LlamaConfig(**_GROUPED), vision_config=tf.CLIPVisionConfig(**_VISION)),
+    ),
+    "internvl": lambda: (
+        tf.InternVLForConditionalGeneration,
+        tf.InternVLConfig(
+            text_config=tf.Qwen2Config(**_GROUPED),
+            vision_config=tf.InternVLVisionConfig(
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=4,
+                num_attention_heads=4,
+                image_size=[16, 16],
+                patch_size=[8, 8],
+            ),
+        ),
+    ),
+    "mllama": lambda: (
+        tf.MllamaForConditionalGeneration,
+        tf.MllamaConfig(
+            text_config=dict(_GROUPED, cross_attention_layers=[1], pad_token_id=0),
+            vision_config={
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 4,
+                "num_global_layers": 2,
+                "attention_heads": 4,
+                "image_size": 16,
+                "patch_size": 8,
+                "vision_output_dim": 64,
+                "intermediate_layers_indices": [1],
+            },
+        ),
+    ),
+    "mt5": lambda: (tf.MT5ForConditionalGeneration, tf.MT5Config(**_T5)),
+    "pegasus": lambda: (tf.PegasusForConditionalGeneration, tf.PegasusConfig(**_SIDES, max_position_embeddings=16)),
+    "xlm_roberta": lambda: (tf.XLMRobertaForMaskedLM, tf.XLMRobertaConfig(**_SIZES)),
+    "mpnet": lambda: (tf.MPNetForMaskedLM, tf.MPNetConfig(**_SIZES)),
 }
 
 _TYPES = {torch.float32: "F32", torch.float64: "F64", torch.int64: "I64", torch.bool: "BOOL"}
@@ -130,13 +405,27 @@ def header_of(shapes: Mapping[str, tuple[int, ...]], dtype: str = "F32") -> dict
     return {name: TensorSpec(name, shape, DTYPES[dtype]) for name, shape in shapes.items()}
 
 
-def build(key: str) -> tuple[dict[str, TensorSpec], dict[str, Any]]:
-    """Returns header and config of a tiny model."""
+@cache
+def _model(key: str) -> tuple[Any, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         make, config = MODELS[key]()
         with torch.device("meta"):
-            model = make(config)
+            return make(config), config
+
+
+def shared(key: str) -> list[list[str]]:
+    """Returns the groups of names that are one tensor in a model, as transformers built it."""
+    groups: dict[int, list[str]] = {}
+    model, _ = _model(key)
+    for name, value in model.state_dict(keep_vars=True).items():
+        groups.setdefault(id(value), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def build(key: str) -> tuple[dict[str, TensorSpec], dict[str, Any]]:
+    """Returns header and config of a tiny model."""
+    model, config = _model(key)
     tensors = model.state_dict()
     header = {name: TensorSpec(name, tuple(t.shape), DTYPES[_TYPES[t.dtype]]) for name, t in tensors.items()}
     return header, config.to_dict()

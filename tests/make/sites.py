@@ -19,6 +19,7 @@ from eutectic.plan.memory import extras_bytes
 from eutectic.plan.steps import Feed, Merged, Schedule
 from eutectic.recipe.resolve import ResolvedStep
 
+from .measured import MadeUp
 from .memory import NAMES, checkpoint, from_bytes
 
 Step = tuple[str, Mapping[str, Any]]
@@ -109,6 +110,7 @@ class Job:
         deltas: which models are differences from the base.
         fused: through the kernels, through torch, or (None) as a plan would.
         double: compute in float64.
+        data: the seed of each model's made-up calibration data.
     """
 
     steps: Sequence[Step]
@@ -122,6 +124,8 @@ class Job:
     slice_elements: int = 8 * GRAIN
     resident_bytes: int = 1 << 30
     threads: int = 1
+    data: Sequence[int] | None = None
+    lanes: int = 1
     chains: list[Chain] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +145,8 @@ class Job:
         anchor = None if base is None else Feed(0, name, DTYPES[NAMES[first.dtype]], first.numel())
         spec = TensorSpec(name, tuple(first.shape), DTYPES[self.out or NAMES[first.dtype]])
         steps = tuple(resolve(step, len(models)) for step in self.steps)
-        chain = Chain(Merged(spec, steps, anchor, tuple(feeds)), self.seed, self.double)
+        made_up: Any = MadeUp(self.data or range(len(models)), lead)
+        chain = Chain(Merged(spec, steps, anchor, tuple(feeds)), self.seed, self.double, measured=made_up)
         if self.fused is not None:
             assert chain.fused or not self.fused, "the kernels cannot express this chain"
             chain.fused = self.fused
@@ -185,7 +190,9 @@ class Job:
         return from_bytes(raw, spec.dtype.name, shape), bad
 
     def _executor(self, sink: Collected) -> Executor:
-        schedule = Schedule(self.threads, self.slice_elements, self.resident_bytes, self.threads)
+        schedule = Schedule(
+            self.threads, self.slice_elements, self.resident_bytes, self.threads, self.lanes, self.lanes
+        )
         return Executor(self.inputs, schedule, sink)
 
 

@@ -89,6 +89,10 @@ CASES = [
     pytest.param([{"dare": {"density": 0.5, "rescale": "l1"}}, "ties"], "256MiB", id="dare l1, ties", marks=SLOW),
     pytest.param({"model_stock": {"rows": True}}, "128MiB", id="model_stock rows"),
     pytest.param({"task_arithmetic": {"weight": "nan"}}, "64MiB", id="nan", marks=SLOW),
+    pytest.param({"tsv_m": {"tensors": "matrices"}}, "3GiB", id="tsv_m", marks=SLOW),
+    pytest.param({"iso_cts": {"tensors": "matrices"}}, "3GiB", id="iso_cts", marks=SLOW),
+    pytest.param({"wudi": {"tensors": "matrices", "steps": 2}}, "3GiB", id="wudi", marks=SLOW),
+    pytest.param({"doge": {"tensors": "matrices", "steps": 2}}, "3GiB", id="doge", marks=SLOW),
 ]
 
 

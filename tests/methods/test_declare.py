@@ -10,6 +10,7 @@ from eutectic.methods.declare import (
     REQUIRED,
     Bounds,
     Count,
+    Domain,
     Fraction,
     Laws,
     Locality,
@@ -225,4 +226,29 @@ def test_every_method_explains_itself(method: Method[Any]) -> None:
     assert method.paper.year > 1900
     module = __import__(method.function.__module__, fromlist=["_"])
     assert "Source:" in (module.__doc__ or "")
-    assert method.elsewhere in METHODS
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_elsewhere_names_a_method_for_every_tensor(method: Method[Any]) -> None:
+    """What merges the tensors outside a domain has no domain itself, and takes the values that it is given."""
+    defaults = {own.name: 0.5 if own.required else own.default for own in method.parameters}
+    words = [own for own in method.parameters if own.kind == "choice"]
+    chosen = [defaults, *(defaults | {own.name: word} for own in words for word in own.choices)]
+    for values in chosen:
+        other = method.elsewhere(3, **values)
+        if other.method is not None:
+            assert get(other.method).needs.domain is Domain.ANY
+            assert get(other.method).combines
+            for name, value in other.values.items():
+                own = get(other.method).parameter(name)
+                assert own is not None
+                own.check(value, name)
+
+
+def test_a_number_from_zero_up() -> None:
+    """A bound on one side is said as such."""
+    steps = get("nearswap").parameter("t")
+    assert steps is not None
+    assert steps.check(0, "here") == 0.0
+    with pytest.raises(RecipeError, match=r"here: t is at least 0.0; found -1"):
+        steps.check(-1, "here")

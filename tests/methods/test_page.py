@@ -6,7 +6,7 @@ from ruamel.yaml import YAML
 
 from eutectic import read
 from eutectic.methods import METHODS, get
-from eutectic.methods.declare import Method
+from eutectic.methods.declare import Domain, Method
 from eutectic.methods.page import declarations, describe, markdown, notes, page, summary, table
 
 EACH = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -35,7 +35,7 @@ def test_description_by_hand() -> None:
         "base": True,
         "models": "at least 1",
         "locality": "element",
-        "matrices_only": False,
+        "domain": "tensors",
         "random": True,
         "fused": True,
     }
@@ -103,9 +103,10 @@ def test_declarations() -> None:
     assert len(lines) == len(METHODS)
     for line, method in zip(lines, METHODS.values(), strict=True):
         name, sees, fused, kept, broken = (cell.strip() for cell in line.strip("|").split("|"))
-        assert (name, sees) == (f"`{method.name}`", f"{method.needs.locality.name.lower()}s")
+        domain, locality = method.needs.domain, f"{method.needs.locality.name.lower()}s"
+        assert (name, sees) == (f"`{method.name}`", locality if domain is Domain.ANY else domain.value)
         assert (fused == "yes") == (method.fused is not None)
         assert sorted(filter(None, f"{kept}, {broken}".replace(" ", "").split(","))) == sorted(
-            ["symmetric", "fixedpoint", "identity", "shift", "scale"], key=str
+            ["symmetric", "fixedpoint", "identity", "shift", "scale", "gauge"], key=str
         )
         assert ("identity" in kept.split(", ")) == method.laws.identity

@@ -64,3 +64,12 @@ def test_weighted_sum() -> None:
     assert weighted_sum(torch.tensor([[2.0], [0.0], [1.0]]), rows).tolist() == [float(torch.tensor(2e30))]
     assert weighted_sum(torch.ones(1, 1), torch.tensor([[-0.0]])).signbit().item()
     assert weighted_sum(torch.ones(2), torch.tensor([1.0, 2.0])).shape == ()
+
+
+def test_each_is_a_loop_on_any_number_of_threads() -> None:
+    """Results come in order, also when later calls are done first; an error is raised, not lost."""
+    for lanes in (1, 3):
+        site = Site("w", 2, Key(0, "w"), {}, lanes=lanes)
+        assert site.each(lambda item: item * item, range(7)) == [0, 1, 4, 9, 16, 25, 36]
+        with pytest.raises(ZeroDivisionError):
+            site.each(lambda item: 1 // item, [1, 0])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import eutectic
+from eutectic.methods.matrices import svd_scratch
 from eutectic.numerics.kernels import GRAIN
 from eutectic.plan.memory import SLACK, SLICE, site_folds
 from eutectic.stats.fold import Scope
@@ -19,9 +20,14 @@ METHODS: dict[str, Any] = {
     "ties tensor": {"ties": {"density": 0.5, "scope": "tensor"}},
     "dare l1, ties": [{"dare": {"density": 0.5, "rescale": "l1"}}, {"ties": {"density": 0.5}}],
     "rows": {"model_stock": {"rows": True}},
+    "ranks in rows": [{"della": {"density": 0.5, "rescale": "l1"}}, {"ties": {"density": 0.5, "scope": "tensor"}}],
+    "two cuts": [{"breadcrumbs": {"density": 0.5, "scope": "tensor"}}, "task_arithmetic"],
     "emr": "emr",
     "tsv_c": "tsv_c",
     "nan": {"task_arithmetic": {"weight": "nan"}},
+    "tsv": "tsv_m",
+    "wudi": {"wudi": {"others": "mean"}},
+    "doge": {"doge": {"weight": "nan"}},
 }
 
 
@@ -113,3 +119,23 @@ def test_site_folds(large: Path) -> None:
     kinds = [type(fold).__name__ for fold in site_folds(merged(plan(asked(large, chain)), NORM))]
     assert sorted(kinds) == ["MagnitudeQuantile", "Mass", "Mass"]
     assert site_folds(merged(plan(asked(large, "linear")), NORM)) == []
+
+
+def test_threads_of_sites_that_are_whole(large: Path) -> None:
+    """More sites at once before more threads on each: three matrices on seven threads are three times two threads.
+
+    A site that is alone has all of them; and where the budget holds but one site, so does that one.
+    """
+    found = plan(asked(large, "tsv_m"), memory=1 << 36, threads=7)
+    assert (found.schedule.whole_threads, found.schedule.lanes, found.schedule.alone) == (3, 2, 7)
+    with pytest.raises(eutectic.OverBudget) as caught:
+        plan(asked(large, "tsv_m"), memory=0)
+    tight = plan(asked(large, "tsv_m"), memory=caught.value.needed, threads=1)
+    assert (tight.schedule.whole_threads, tight.schedule.lanes, tight.schedule.alone) == (1, 1, 1)
+
+
+def test_what_a_decomposition_takes(large: Path) -> None:
+    """A whole matrix of 2000 x 1000 is priced with its Gram matrices, vectors and workspace, twice over."""
+    found = plan(asked(large, "tsv_m"), memory=1 << 36, threads=1)
+    stored, work, scratch = 2 * 4 * 2_000_000, 4 * 7 * 2_000_000, 4 * svd_scratch(2, (2000, 1000))
+    assert found.memory.buffers == pytest.approx(stored + 2 * (work + scratch), rel=0.01)

@@ -22,6 +22,13 @@ def found(**data: Any) -> list[tuple[str, str]]:
         {**TWO, "method": "ties", "rules": [{"role": "attention.*", "method": "linear", "set": {"normalize": False}}]},
         {**TWO, "method": {"ties": {"weight": {"nan": {"of": "delta"}}}}},
         {**TWO, "models": ["x"], "method": {"slerp": {"t": 0.5}}},
+        {"models": ["x"], "method": "ties", "output": {"form": "adapter", "rank": 4, "error": 0.1, "rest": "drop"}},
+        {"models": ["x"], "method": "task_arithmetic", "output": {"form": "delta"}},
+        {
+            **TWO,
+            "method": "linear",
+            "models": ["x", {"recipe": {"models": ["y"], "method": "peft", "output": {"form": "adapter", "rank": 2}}}],
+        },
         {
             **TWO,
             "method": "passthrough",
@@ -91,6 +98,25 @@ def test_sound_recipes(data: dict[str, Any]) -> None:
         ({"method": "linear", "output": {"tokenizer": "z"}}, "output.tokenizer", "one of the models"),
         ({"method": "linear", "base": None, "missing": "base"}, "missing", "needs a base"),
         ({"method": {"linear": {"weight": {"nan": {"of": "delta"}}}}, "base": None}, "method[0].weight", "need a base"),
+        ({"method": "linear", "output": {"rank": 4}}, "output.rank", "form: adapter"),
+        ({"method": "linear", "output": {"rest": "save"}}, "output.rest", "form: adapter"),
+        ({"method": "linear", "output": {"form": "delta", "tokenizer": "x"}}, "output.tokenizer", "no tokenizer"),
+        (
+            {
+                "method": "linear",
+                "slices": [{"sources": [{"model": m, "blocks": [0, 1]} for m in ("x", "y")]}],
+                "output": {"form": "adapter"},
+            },
+            "slices",
+            "no adapter of the base",
+        ),
+        ({"method": [{"trim": {"density": 1}}, "peft"]}, "method[1]", "put it first"),
+        ({"method": {"peft": {"weight": "nan"}}}, "method[0].weight", "cannot measure"),
+        (
+            {"method": "linear", "models": [{"recipe": {"models": ["x"], "method": "linear", "output": {"rank": 1}}}]},
+            "models[0].recipe.output",
+            "only the outermost",
+        ),
     ],
 )
 def test_problems_name_key_and_reason(data: dict[str, Any], key: str, says: str) -> None:

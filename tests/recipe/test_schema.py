@@ -10,7 +10,7 @@ from eutectic.recipe.document import compose
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource
 from eutectic.recipe.parse import read_recipe
 from eutectic.recipe.schema import json_schema
-from eutectic.recipe.values import NanWeights
+from eutectic.recipe.values import SOURCES, LinesScale
 
 SCHEMA = json_schema()
 PAGE = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
@@ -59,7 +59,8 @@ def valid(value: Any, schema: dict[str, Any]) -> bool:
                     valid(value[key], rule[key]) for key in rule if key in value
                 )
             case "additionalProperties":
-                passed = not isinstance(value, dict) or set(value) <= set(schema["properties"])
+                extra = set(value) - set(schema.get("properties", {})) if isinstance(value, dict) else set()
+                passed = not extra if rule is False else all(valid(value[key], rule) for key in extra)
             case "required":
                 passed = not isinstance(value, dict) or set(rule) <= set(value)
             case "$schema" | "title" | "description" | "default" | "$defs":
@@ -78,8 +79,10 @@ def test_the_schema_is_json() -> None:
 
 
 @pytest.mark.parametrize("text", EXAMPLES)
-def test_examples_of_the_docs(text: str) -> None:
+def test_examples_of_the_docs(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every recipe of the page is read, and so is what it is written as; the schema accepts both."""
+    (tmp_path / "run" / "checkpoint-1").mkdir(parents=True)  # for the pattern among them
+    monkeypatch.chdir(tmp_path)
     recipe = read_recipe(text)
     assert valid(compose(text)[0].plain(), SCHEMA)
     assert valid(recipe.to_dict(), SCHEMA)
@@ -137,4 +140,8 @@ def test_keys_are_those_of_the_classes() -> None:
     assert set(definitions["slice"]["properties"]) == set(Slice.model_fields)
     assert set(ModelEntry.model_fields) - {"parameters"} <= set(definitions["model"]["properties"])
     assert set(SliceSource.model_fields) - {"parameters"} <= set(definitions["source"]["properties"])
-    assert set(definitions["nan"]["anyOf"][1]["properties"]["nan"]["properties"]) == set(NanWeights.model_fields)
+    words, *forms = definitions["weights"]["anyOf"]
+    written = {name: set(options["properties"]) for form in forms for name, options in form["properties"].items()}
+    assert written == {name: set(part.model_fields) for name, part in SOURCES.items()}
+    assert set(words["enum"]) == set(SOURCES)
+    assert set(definitions["lines"]["properties"]["lines"]["properties"]) == set(LinesScale.model_fields)

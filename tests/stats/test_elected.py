@@ -39,5 +39,5 @@ def test_means_and_sums() -> None:
 
 def test_price() -> None:
     """Two numbers a model and grain of 65,536 elements."""
-    parts = [Part("a", 65_537), Part("b", 3)]
+    parts = [Part.of("a", (65_537,)), Part.of("b", (3,))]
     assert Elected(Scope.MODEL).nbytes(parts, 3) == 3 * 2 * 3 * 8

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from eutectic.stats.fold import Scope
-from eutectic.stats.weights import MagnitudeQuantile, Rank, kept_rank, restoring
+from eutectic.stats.weights import Gram, MagnitudeQuantile, Rank, kept_rank, restoring
 from tests.make.sites import merge
 
 # Statistics are held to numpy, to sorting and to their laws in tests/laws/test_stats.py.
@@ -78,3 +78,11 @@ def test_largest_of_all() -> None:
     model = torch.tensor([1.0, -math.inf, 2.0])
     merged = merge([("trim", {"density": 0.3, "count": "exact"}), ("task_arithmetic", {})], [model], torch.zeros(3))
     assert merged.tolist() == [0.0, -math.inf, 0.0]
+
+
+def test_a_gram_of_what_all_tensors_have() -> None:
+    """Where some tensors come with a base and others without, the products of the models are added."""
+    gram = Gram(Scope.MODEL, "weights")
+    with_base = np.array([[[9.0, 1.0, 2.0], [1.0, 4.0, 3.0], [2.0, 3.0, 5.0]]])
+    state = {"a": with_base, "b": np.array([[[1.0, 2.0], [2.0, 6.0]]]), "c": np.zeros((0, 0, 0))}
+    assert gram.finish(state).tolist() == [[5.0, 5.0], [5.0, 11.0]]

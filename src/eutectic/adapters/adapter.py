@@ -9,7 +9,7 @@ import numpy as np
 
 from eutectic.adapters.config import LoraConfig
 from eutectic.adapters.edits import Edit
-from eutectic.adapters.factors import FactorStore, Wide, read_small, read_wide
+from eutectic.adapters.stored import FactorStore, Wide, read_small, read_wide
 from eutectic.checkpoint.source import Source
 from eutectic.errors import CheckpointError
 from eutectic.numerics.lowrank import add_squares
@@ -38,6 +38,10 @@ class Adapter:
         self._factors = FactorStore(file)
         self._rescale: dict[str, Wide] = {}
         self._lock = threading.Lock()
+
+    def keep(self, limit: int) -> None:
+        """Sets how many bytes of factors stay in memory between reads; those of one module do whatever their size."""
+        self._factors = FactorStore(self.file, limit)
 
     def work_dtype(self, edit: Edit) -> np.dtype[np.float32] | np.dtype[np.float64]:
         """Returns float64 for an edit of float64 values, else float32."""

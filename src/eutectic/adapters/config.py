@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,7 +39,6 @@ _VARIANTS = {
     "monteclora_config": "its factors are samples around the stored ones",
     "use_qalora": "it pools inputs in groups",
     "layer_replication": "it repeats layers of the base first",
-    "target_parameters": "it targets stacked parameters (experts), whose factors are laid out differently",
     "trainable_token_indices": "it replaces single rows of an embedding",
 }
 #: Ways to start training that leave the base as it is. The others (PiSSA, OLoRA, CorDA, LoftQ, LoRA-GA) subtract a
@@ -80,6 +79,7 @@ _KNOWN = frozenset(_VARIANTS) | {
     "lora_bias",
     "ensure_weight_tying",
     "target_modules_to_tie",
+    "target_parameters",
     "unsloth_fixed",
 }
 
@@ -100,6 +100,8 @@ class LoraConfig:
         dora: weights are rescaled to stored magnitudes after the update.
         saved: names of modules stored in full.
         raw: everything the file says.
+        parameters: ends of names of stacked parameters (experts) that are updated; their factors lie side by side.
+        by_name: rank and alpha by module, for formats that keep them so; what it names needs no pattern.
     """
 
     where: str
@@ -113,14 +115,17 @@ class LoraConfig:
     dora: bool
     saved: tuple[str, ...]
     raw: Mapping[str, Any]
+    parameters: tuple[str, ...] = ()
+    by_name: Mapping[str, tuple[int, float]] = field(default_factory=dict)
 
     def rank_of(self, module: str) -> int:
         """Returns the rank the configuration gives a module."""
-        return _of(self.rank_pattern, module, self.rank)
+        return self.by_name[module][0] if module in self.by_name else _of(self.rank_pattern, module, self.rank)
 
     def scale_of(self, module: str) -> float:
         """Returns the factor on the product B A of a module."""
-        rank, alpha = self.rank_of(module), _of(self.alpha_pattern, module, self.alpha)
+        rank = self.rank_of(module)
+        alpha = self.by_name[module][1] if module in self.by_name else _of(self.alpha_pattern, module, self.alpha)
         return alpha / math.sqrt(rank) if self.rslora else alpha / rank
 
 
@@ -145,9 +150,7 @@ def read_config(folder: Path) -> LoraConfig:
     patterns = {key: _patterns(raw, key, where) for key in ("rank_pattern", "alpha_pattern")}
     ranks = {p: _rank(value, f"{where}: rank_pattern '{p}'") for p, value in patterns["rank_pattern"].items()}
     alphas = {p: _alpha(value, f"{where}: alpha_pattern '{p}'") for p, value in patterns["alpha_pattern"].items()}
-    base_name, saved = raw.get("base_model_name_or_path"), raw.get("modules_to_save") or ()
-    if not isinstance(saved, (list, tuple)) or not all(isinstance(name, str) for name in saved):
-        raise CheckpointError(f"{where}: expected modules_to_save to be a list of names, found {saved!r:.200}")
+    base_name, saved = raw.get("base_model_name_or_path"), _texts(raw, "modules_to_save", where)
     return LoraConfig(
         where,
         base_name if isinstance(base_name, str) and base_name else None,
@@ -158,8 +161,9 @@ def read_config(folder: Path) -> LoraConfig:
         _flag(raw, "use_rslora", where),
         _flag(raw, "fan_in_fan_out", where),
         _flag(raw, "use_dora", where),
-        tuple(saved),
+        saved,
         raw,
+        _texts(raw, "target_parameters", where),
     )
 
 
@@ -215,6 +219,13 @@ def _patterns(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]
         except (re.error, RecursionError, OverflowError) as error:
             raise CheckpointError(f"{where}: {key} {pattern!r:.200} is not a regular expression: {error}") from error
     return found
+
+
+def _texts(raw: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = raw.get(key) or ()
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise CheckpointError(f"{where}: expected {key} to be a list of names, found {value!r:.200}")
+    return tuple(value)
 
 
 def _rank(value: object, what: str) -> int:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from eutectic.adapters.config import LoraConfig
-from eutectic.adapters.factors import Pair
 from eutectic.adapters.names import Module, Names, Resolver
+from eutectic.adapters.stored import Pair
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.errors import CheckpointError, MismatchError
 
@@ -23,6 +23,7 @@ class Edit:
         pair: factors of an update that is added.
         shift: key of a stored tensor that is added after scaling, and the scale.
         magnitude: key of DoRA's magnitudes: each output's weights are rescaled to this length.
+        module: what the adapter calls the module that the pair belongs to.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Edit:
     pair: Pair | None = None
     shift: tuple[str, float] | None = None
     magnitude: str | None = None
+    module: str = ""
 
     @property
     def needs_base(self) -> bool:
@@ -54,6 +56,11 @@ def edits_alone(names: Names, config: LoraConfig, header: Header, where: str) ->
         raise CheckpointError(
             f"{where}: tensor '{key}' replaces '{name}' in full, so its difference needs the base; give the base too"
         )
+    if config.parameters:
+        raise CheckpointError(
+            f"{where}: updates stacked parameters ('{config.parameters[0]}'), whose shape only the base tells; "
+            "give the base too"
+        )
     edits: dict[str, Edit] = {}
     for module in names.modules.values():
         if module.magnitude is not None:
@@ -64,7 +71,7 @@ def edits_alone(names: Names, config: LoraConfig, header: Header, where: str) ->
         transposed = module.embedding or (config.transposed and len(inputs) == 1)
         shape = (*inputs, out) if transposed else (out, *inputs)
         pair = Pair(module.a, module.b, config.scale_of(module.name), transposed)
-        edits[f"{module.name}.weight"] = Edit(f"{module.name}.weight", shape, pair=pair)
+        edits[f"{module.name}.weight"] = Edit(f"{module.name}.weight", shape, pair=pair, module=module.name)
         if module.bias is not None:
             shift = (module.bias, config.scale_of(module.name))
             edits[f"{module.name}.bias"] = Edit(f"{module.name}.bias", (out,), shift=shift)
@@ -85,6 +92,7 @@ def edits_against(
         fit.place_full(name, key)
     for module in names.modules.values():
         fit.place_module(module)
+    fit.check_stacked()
     return fit.edits
 
 
@@ -96,8 +104,9 @@ class _Fit:
         self._config, self._header, self._base = config, header, base
         self._where, self._base_name = where, base_name
         self._resolver = Resolver(base)
-        self._votes = _orientations(base)
+        self._votes = Orientations(base)
         self._origin: dict[str, str] = {}  # target -> the adapter's name for it
+        self._stacked: set[str] = set()  # which of the configuration's parameters have factors
 
     def place_full(self, name: str, key: str) -> None:
         """Adds a tensor stored in full."""
@@ -112,6 +121,8 @@ class _Fit:
 
     def place_module(self, module: Module) -> None:
         """Adds a module's factors, and the update of its bias if it has one."""
+        if self._config.parameters and self._place_stacked(module):
+            return
         out, inputs = _product_shape(module, self._config, self._header, self._where)
         scale = self._config.scale_of(module.name)
         name = f"{module.name}.weight"
@@ -120,12 +131,57 @@ class _Fit:
         shape = (*inputs, out) if transposed else (out, *inputs)
         edit = replace(self.edits.get(target, Edit(target, shape)), shape=shape)
         pair = Pair(module.a, module.b, scale, transposed)
-        self._place(name, module.a, replace(edit, pair=pair, magnitude=module.magnitude))
+        self._place(name, module.a, replace(edit, pair=pair, magnitude=module.magnitude, module=module.name))
         if module.bias is not None:
             name = f"{module.name}.bias"
             target = self._resolver.find(name, self._where) or name
             edit = replace(self.edits.get(target, Edit(target, (out,))), shape=(out,))
             self._place(name, module.bias, replace(edit, shift=(module.bias, scale)))
+
+    def _place_stacked(self, module: Module) -> bool:
+        """Adds the factors of a stacked parameter; False when the module holds none that is targeted.
+
+        The file says which module, not which of its parameters: that is the targeted one of fitting shape and rank.
+        """
+        a, b = self._header[module.a], self._header[module.b]
+        under = module.name.replace(".base_layer", "")
+        fitting: list[tuple[str, int, bool, str]] = []
+        known = False
+        for ending in self._config.parameters:
+            parent, _, leaf = ending.rpartition(".")
+            target = self._resolver.find(f"{under}.{leaf}", self._where)
+            if target is None or not f".{under}".endswith(f".{parent}" if parent else ""):
+                continue
+            known = True
+            shape = self._base[target].shape
+            experts = shape[0] if len(shape) == 3 else 1
+            matrix = shape[-2:]
+            if len(a.shape) == len(b.shape) == 2 and self._config.rank_of(f"{under}.{leaf}") * experts == a.shape[0]:
+                for swapped, sides in ((False, (b.shape[0], a.shape[1])), (True, (a.shape[1], b.shape[0]))):
+                    if matrix == sides and b.shape[1] == a.shape[0]:
+                        fitting.append((target, experts, swapped, ending))
+        if not known:
+            return False
+        if len(fitting) != 1:
+            found = ", ".join(sorted({name for name, *_ in fitting})) or "none"
+            raise MismatchError(
+                f"{self._where}: '{module.a}' of shape {a.shape} and its B of shape {b.shape} fit {found} of the "
+                f"targeted parameters in {len(fitting)} ways, expected one; merge the adapter into its base in PEFT"
+            )
+        target, experts, swapped, ending = fitting[0]
+        self._stacked.add(ending)
+        pair = Pair(module.a, module.b, self._config.scale_of(target), swapped, experts)
+        self._place(target, module.a, Edit(target, self._base[target].shape, pair=pair, module=module.name))
+        return True
+
+    def check_stacked(self) -> None:
+        """Checks that every parameter which the configuration targets was met."""
+        for ending in self._config.parameters:
+            if ending not in self._stacked:
+                raise MismatchError(
+                    f"{self._where}: target_parameters names '{ending}', and no factors of the file fit such a "
+                    f"parameter of the base {self._base_name}; take the base this adapter was trained on"
+                )
 
     def _place(self, name: str, key: str, edit: Edit) -> None:
         spec = self._base.get(edit.name)
@@ -157,12 +213,30 @@ class _Fit:
         """
         if inputs != out:
             return target in self._base and self._base[target].shape == (inputs, out)
-        votes = self._votes.get(_block(target), set())
-        return next(iter(votes)) if len(votes) == 1 else self._config.transposed
+        return self._votes.of(target, self._config.transposed)
 
 
-def _orientations(base: Header) -> dict[str, set[bool]]:
-    """Returns, by block, whether its weights are stored (in, out): a bias has as many values as there are outputs."""
+class Orientations:
+    """Whether weights of a base are stored (in, out), as Conv1D does: a bias has as many values as there are outputs.
+
+    Args:
+        base: the base's tensors.
+    """
+
+    def __init__(self, base: Header) -> None:
+        self._base = base
+        self._votes = _votes(base)
+
+    def of(self, name: str, otherwise: bool = False) -> bool:
+        """Returns what a weight's bias says, else what the other weights of its block agree on, else `otherwise`."""
+        spec, bias = self._base.get(name), self._base.get(name.removesuffix("weight") + "bias")
+        if spec is not None and bias is not None and len(spec.shape) == 2 and spec.shape[0] != spec.shape[1]:
+            return bias.shape == spec.shape[1:]
+        votes = self._votes.get(_block(name), set())
+        return next(iter(votes)) if len(votes) == 1 else otherwise
+
+
+def _votes(base: Header) -> dict[str, set[bool]]:
     votes: dict[str, set[bool]] = {}
     for name, spec in base.items():
         bias = base.get(name.removesuffix("weight") + "bias")

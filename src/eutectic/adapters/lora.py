@@ -1,4 +1,4 @@
-"""LoRA adapters as PEFT writes them: opened as differences, or folded into their base.
+"""LoRA adapters as PEFT writes them (a folder), or kohya's trainers (a file): as differences, or folded into a base.
 
     open_adapter(folder)      the differences, without a base: plain factors only
     against(base, folder)     the differences from this base: names and orientation checked; DoRA and full tensors too
@@ -17,13 +17,13 @@ from pathlib import Path
 from eutectic.adapters.adapter import Adapter
 from eutectic.adapters.config import LoraConfig, read_config
 from eutectic.adapters.edits import edits_against, edits_alone
+from eutectic.adapters.kohya import is_kohya, read_kohya
 from eutectic.adapters.names import Names, read_names
+from eutectic.adapters.peft_folder import WEIGHTS
 from eutectic.adapters.sources import DeltaSource, FoldedSource
 from eutectic.checkpoint.safetensors import SafetensorsFile
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.errors import CheckpointError, MismatchError
-
-WEIGHTS = "adapter_model.safetensors"
 
 
 def is_adapter(folder: Path) -> bool:
@@ -37,7 +37,7 @@ def open_adapter(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: when the adapter is broken, of a kind that cannot be computed exactly, or needs its base.
     """
-    config, file, names = _open(folder)
+    config, file, names = _open(folder, None)
     try:
         edits = edits_alone(names, config, file.header, file.name)
     except BaseException:
@@ -80,13 +80,15 @@ def fold(base: Checkpoint, folder: Path) -> Checkpoint:
     return Checkpoint(reference, source, base.folder, base.config, base.revision)
 
 
-def _open(folder: Path) -> tuple[LoraConfig, SafetensorsFile, Names]:
+def _open(folder: Path, base: Checkpoint | None) -> tuple[LoraConfig, SafetensorsFile, Names]:
+    if folder.is_file():
+        return _open_file(folder, base)
     config = read_config(folder)
     if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
         raise CheckpointError(
             f"{folder}: expected {WEIGHTS}, found adapter_model.bin, a pickle; save the adapter as safetensors in PEFT"
         )
-    file = SafetensorsFile(folder / WEIGHTS)
+    file = SafetensorsFile(folder / WEIGHTS, parked=True)
     try:
         names = read_names(file.header, file.name)
         if not names.modules and not names.full:
@@ -97,10 +99,31 @@ def _open(folder: Path) -> tuple[LoraConfig, SafetensorsFile, Names]:
     return config, file, names
 
 
+def _open_file(path: Path, base: Checkpoint | None) -> tuple[LoraConfig, SafetensorsFile, Names]:
+    """Opens an adapter without a folder: kohya's, which needs the base's names."""
+    file = SafetensorsFile(path, parked=True)
+    try:
+        if not is_kohya(file.header):
+            raise CheckpointError(
+                f"{path}: expected an adapter_config.json beside it, without which nobody knows the scale of its "
+                "factors; give the folder that holds both"
+            )
+        if base is None:
+            raise CheckpointError(
+                f"{path}: kohya's names have underscores for dots, and only the base's names tell which; "
+                "give the base too"
+            )
+        names, config = read_kohya(file, base.source.header)
+    except BaseException:
+        file.close()
+        raise
+    return config, file, names
+
+
 def _fit(base: Checkpoint, folder: Path) -> Adapter:
     if base.deltas:
         raise MismatchError(f"{folder}: an adapter is fitted to a model, and {base.reference} is an adapter itself")
-    config, file, names = _open(folder)
+    config, file, names = _open(folder, base)
     try:
         edits = edits_against(names, config, file.header, base.source.header, file.name, base.reference)
     except BaseException:

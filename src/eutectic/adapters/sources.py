@@ -1,16 +1,19 @@
 """Adapters as sources: the differences they make, or the whole model with them folded in."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from eutectic.adapters.adapter import CHUNK, Adapter
 from eutectic.adapters.edits import Edit
-from eutectic.adapters.factors import Wide
+from eutectic.adapters.stored import Wide
 from eutectic.checkpoint.ranges import elements, find, first_byte
 from eutectic.checkpoint.source import Buffer, Source
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
+
+#: Bytes of factors that all adapters of a merge keep together; each keeps those of one module at least.
+KEPT_FACTORS = 64 << 20
 
 
 class DeltaSource:
@@ -29,6 +32,11 @@ class DeltaSource:
         self._name = name
         self._base = base
         self._header = {edit.name: self._spec(edit) for edit in adapter.edits.values()}
+
+    @property
+    def adapter(self) -> Adapter:
+        """The adapter, for methods that work on its factors."""
+        return self._adapter
 
     @property
     def name(self) -> str:
@@ -180,6 +188,13 @@ class FoldedSource:
             return TensorSpec(edit.name, edit.shape, self._adapter.file.header[str(edit.full)].dtype)
         double = self._adapter.work_dtype(edit) == np.float64
         return TensorSpec(edit.name, edit.shape, DTYPES["F64" if double else "F32"])
+
+
+def share_memory(sources: Sequence[Source]) -> None:
+    """Divides the memory for factors that are kept between reads among the adapters of one merge."""
+    adapters = [source.adapter for source in sources if isinstance(source, DeltaSource)]
+    for adapter in adapters:
+        adapter.keep(KEPT_FACTORS // len(adapters))
 
 
 def _stored(edit: Edit) -> bool:

@@ -7,7 +7,8 @@ from typing import Any
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.methods import METHODS, get
 from eutectic.methods.page import describe, page
-from eutectic.recipe.check import check
+from eutectic.recipe.check import check, refuse
+from eutectic.recipe.globs import expand
 from eutectic.recipe.model import ModelEntry, Recipe, Rule
 from eutectic.recipe.parse import read_recipe
 from eutectic.recipe.schema import json_schema
@@ -102,8 +103,10 @@ def read(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
         RecipeError: with file, line, what was expected, and the nearest key; everything at once.
     """
     if isinstance(recipe, Recipe):
-        check(recipe)  # one made from parts has not been
-        return recipe
+        expanded = expand(recipe, recipe.root)
+        refuse(expanded.problems)
+        check(expanded.recipe)  # one made from parts has not been
+        return expanded.recipe
     return read_recipe(recipe)
 
 

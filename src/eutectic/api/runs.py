@@ -1,23 +1,33 @@
 """Carries out recipes: plan, run; and looks at what came of them: verify, diff."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from eutectic import speed
 from eutectic.about import VERSION
+from eutectic.adapters.sources import share_memory
 from eutectic.api import models
+from eutectic.api.differences import around_factors, is_many_summed, merged_updates, plan_differences, works_on_factors
 from eutectic.api.recipes import read
+from eutectic.api.statistics import Statistics, open_store
+from eutectic.calibrate.own import given
+from eutectic.calibrate.prepare import prepare
+from eutectic.calibrate.run import calibrate as run_calibration
 from eutectic.checkpoint.model_card import Parent, model_card, read_licence
+from eutectic.checkpoint.open import open_source
 from eutectic.checkpoint.remote import materialise
 from eutectic.checkpoint.sidecars import RECEIPT, RECIPE
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.tasks import open_task_file, task_files, task_name
 from eutectic.diagnose.difference import TensorDifference, compare_checkpoints
-from eutectic.engine.events import Event, Finished, Observer, Progress, Started
+from eutectic.engine.events import Calibrating, Event, Finished, Observer, Progress, Started
 from eutectic.engine.receipt import Receipt
 from eutectic.engine.run import run as run_plan
 from eutectic.engine.staged import staged
@@ -27,7 +37,7 @@ from eutectic.engine.verify import verify as verify_plan
 from eutectic.errors import CheckpointError, OverBudget, RecipeError
 from eutectic.numerics.tensors import torch
 from eutectic.plan.build import build, default_memory
-from eutectic.plan.inputs import open_inputs
+from eutectic.plan.inputs import open_donor, open_inputs
 from eutectic.plan.steps import Plan
 from eutectic.quantities import parse_bytes
 from eutectic.recipe.model import Recipe
@@ -41,6 +51,8 @@ def plan(
     threads: int | None = None,
     device: str = "cpu",
     offline: bool = False,
+    store: str | os.PathLike[str] | None = None,
+    statistics: Sequence[Statistics] | None = None,
 ) -> Plan:
     """Plans a recipe: what is read, held, written, and what becomes of every tensor. Reads headers only.
 
@@ -51,8 +63,11 @@ def plan(
         threads: workers; one a usable core by default.
         device: `cpu`, or `cuda`.
         offline: do not download.
+        store: where results of calibration are kept; the user's cache folder by default.
+        statistics: instead of a calibration section, what `eutectic.statistics` found of each model, in their order.
 
     Raises:
+        CalibrationError: when the recipe's method looks at data, and that is missing or does not fit.
         RecipeError: when the recipe asks for what cannot be.
         CheckpointError: when a model is missing or broken.
         MismatchError: when the models do not fit together; everything at once.
@@ -61,7 +76,18 @@ def plan(
     read_one = read(recipe)
     _check_device(device)
     budget = parse_bytes(memory) if memory is not None else default_memory()
-    return _plan(read_one, budget, threads, device, offline)
+    planned = _plan(read_one, budget, threads, device, offline)
+    try:
+        kept = open_store(store)
+        calibration = prepare(planned, kept.folder) if statistics is None else given(planned, statistics)
+    except BaseException:
+        for each in planned.inputs:
+            each.source.close()
+        raise
+    if calibration is None:
+        return planned
+    job = hashlib.sha256(f"{planned.job} {calibration.digest}".encode()).hexdigest()
+    return replace(planned, calibration=calibration, job=job)
 
 
 def _check_device(device: str) -> None:
@@ -77,12 +103,16 @@ def _check_device(device: str) -> None:
 def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline: bool) -> Plan:
     if threads is not None and threads < 1:
         raise RecipeError(f"expected at least one thread, found {threads}")
+    if recipe.output.form == "model" and works_on_factors(recipe):
+        recipe = around_factors(recipe)
     stages = sum(1 for entry in recipe.models if entry.recipe is not None)
     share = budget // (stages + 1)
-    held: list[Plan] = []
+    held: list[int] = []
     short: list[OverBudget] = []
 
     def stage(inner: Recipe) -> Checkpoint:
+        if inner.output.form == "adapter":
+            return updates(inner)
         # A stage's tensors are handed on in work precision: its own output type would round a second time.
         if inner.output.dtype == "as-base":
             wide = inner.output.model_copy(update={"dtype": "float64" if inner.dtype == "float64" else "float32"})
@@ -92,17 +122,41 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         except OverBudget as error:  # planned with what it needs, to learn what the others need
             short.append(error)
             planned = _plan(inner, error.needed, threads, device, offline)
-        held.append(planned)
+        held.append(planned.peak)
         return staged(planned, f"recipe {len(held)}")
 
+    def updates(inner: Recipe) -> Checkpoint:
+        # Names and orientation are the base's, so that what the stage makes fits it.
+        inner = inner.model_copy(update={"base": inner.base or recipe.base})
+        under, adapters = open_inputs(inner, stage, offline=offline)
+        make = partial(merged_updates, inner, adapters, under=under, version=VERSION, name=f"recipe {len(held) + 1}")
+        try:
+            made, peak = make(memory=share)
+        except OverBudget as error:
+            short.append(error)
+            made, peak = make(memory=error.needed)
+        held.append(peak)
+        return made
+
     base, models = open_inputs(recipe, stage, offline=offline)
-    room = share if short else budget - sum(each.peak for each in held)
+    share_memory([each.source for each in models])
+    room = share if short else budget - sum(held)
+    donor = None
     try:
-        built = build(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
+        if recipe.output.form == "model" and is_many_summed(recipe, models):
+            for each in [*([base] if base else []), *models]:
+                each.source.close()
+            return _plan(around_factors(recipe), budget, threads, device, offline)
+        if recipe.output.form == "model":
+            donor = open_donor(recipe, offline=offline)
+            make = partial(build, donor=donor)
+        else:
+            make = partial(plan_differences)
+        built = make(recipe, base, models, version=VERSION, memory=room, threads=threads, device=device)
         if short:
             raise short.pop()
     except BaseException as error:
-        for each in [*([base] if base else []), *models]:
+        for each in [*([base] if base else []), *models, *([donor] if donor else [])]:
             each.source.close()
         if stages and isinstance(error, OverBudget):
             raise _over_all([*short, error], stages + 1) from error
@@ -145,14 +199,39 @@ def run(plan: Plan, out: str | os.PathLike[str], *, resume: bool = True, watch: 
     """
     target = Path(os.fspath(out))
     if finished(target, plan.job) is None:
-        _download(plan.inputs, watch)
+        download(plan.inputs, watch)
+        calibrate(plan, watch=watch)
     receipt = run_plan(plan, target, version=VERSION, resume=resume, watch=watch, card=_card(plan, target.name))
     speed.record(plan.reads + plan.writes, receipt.seconds)
     return receipt
 
 
-def _download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:
-    """Downloads what of the inputs is not here, and tells how far it is."""
+def calibrate(plan: Plan, *, watch: Sequence[Observer] = ()) -> None:
+    """Takes the statistics that a plan's methods ask for and the store lacks; `run` does so by itself.
+
+    Interrupted, it goes on with the blocks whose results are not stored.
+
+    Raises:
+        CalibrationError: when data, tokenizer, head or labels do not fit a model, or its activations are not finite.
+        OutputError: when the results cannot be stored.
+    """
+    if plan.calibration is None or all(plan.calibration.finished):
+        return
+    download(plan.inputs, watch)
+
+    def tell(done: int, total: int, doing: str) -> None:
+        for observer in watch:
+            observer(Calibrating(done, total, doing))
+
+    run_calibration(plan, merged=lambda: staged(plan, "the merged model"), tell=tell)
+
+
+def download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:
+    """Downloads what of the inputs is not here, and tells how far it is.
+
+    Raises:
+        CheckpointError: when it cannot be downloaded.
+    """
 
     def tell(done: int, total: int) -> None:
         for observer in watch:
@@ -169,7 +248,7 @@ def _card(plan: Plan, name: str) -> str:
             read_licence(checkpoint.folder) if checkpoint.folder else None,
             plan.has_base and number == 0,
         )
-        for number, checkpoint in enumerate(plan.inputs)
+        for number, checkpoint in enumerate(plan.read)
     ]
     method = ", then ".join(step.method for step in plan.recipe.method)
     return model_card(name, method, plan.recipe.to_yaml(), parents)
@@ -182,6 +261,7 @@ def verify(
     memory: str | int | None = None,
     threads: int | None = None,
     root: str | os.PathLike[str] | None = None,
+    store: str | os.PathLike[str] | None = None,
 ) -> Verification:
     """Checks an output: makes sampled or all tensors again from its own recipe and compares every byte.
 
@@ -191,6 +271,7 @@ def verify(
         memory: as in `plan`.
         threads: as in `plan`.
         root: where the recipe's relative paths start; the working directory by default.
+        store: as in `plan`.
 
     Raises:
         CheckpointError: when the folder has no receipt, or its tensors are not those its recipe makes.
@@ -200,18 +281,20 @@ def verify(
         raise CheckpointError(f"{folder}: expected an output of eutectic with {RECIPE} and {RECEIPT}, found none")
     recipe = read_recipe(folder / RECIPE, root=Path(os.fspath(root)) if root is not None else Path())
     before = _fingerprints(folder / RECEIPT)
-    planned = plan(recipe, memory=memory, threads=threads)
+    planned = plan(recipe, memory=memory, threads=threads, store=store)
     with ExitStack() as opened:
         for each in planned.inputs:
             opened.enter_context(_closing(each))
-        _download(planned.inputs)
-        output = opened.enter_context(_closing(models.open(folder)))
+        download(planned.inputs)
+        calibrate(planned)
+        if planned.recipe.output.form == "model":
+            output = opened.enter_context(_closing(models.open(folder))).source
+        else:
+            output = opened.enter_context(closing(open_source(folder / planned.layout.shards[0].filename)))
         tasks = [opened.enter_context(closing(open_task_file(path))) for path in task_files(folder)]
-        found = verify_plan(planned, output.source, sample, tasks)
-    now = [planned.fingerprints[str(number)] for number in range(len(planned.inputs))]
-    changed = tuple(
-        checkpoint.reference for checkpoint, a, b in zip(planned.inputs, before, now, strict=False) if a != b
-    )
+        found = verify_plan(planned, output, sample, tasks)
+    now = [planned.fingerprints[str(number)] for number in range(len(planned.read))]
+    changed = tuple(checkpoint.reference for checkpoint, a, b in zip(planned.read, before, now, strict=False) if a != b)
     return Verification(found.checked, found.differing, changed)
 
 
@@ -259,7 +342,7 @@ def diff(
             each if isinstance(each, Checkpoint) else opened.enter_context(_closing(models.open(each)))
             for each in (first, second)
         )
-        _download((one, other))
+        download((one, other))
         return compare_checkpoints(one, other, threads or len(os.sched_getaffinity(0)))
 
 
@@ -272,6 +355,7 @@ def _closing(checkpoint: Checkpoint) -> Iterator[Checkpoint]:
 
 
 __all__ = [
+    "Calibrating",
     "Event",
     "Finished",
     "Plan",
@@ -280,8 +364,10 @@ __all__ = [
     "Started",
     "TensorDifference",
     "Verification",
+    "calibrate",
     "check_output",
     "diff",
+    "download",
     "plan",
     "run",
     "specialise",

@@ -12,10 +12,14 @@ _COUNTS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "depth")
 _SIDES = {"encoder": ("encoder_layers", "num_layers"), "decoder": ("decoder_layers", "num_decoder_layers")}
 #: Lists of block numbers, unlike `layer_types`, which has an entry for each block.
 _NUMBERED = ("mlp_only_layers", "cross_attention_layers", "full_attn_idxs", "attn_layer_indices", "moe_layers")
+#: What says the kind of each block, in the configs that say their number by nothing else.
+_KINDS = ("layers_block_type", "layer_types")
 #: Lists with an entry for something else, which may happen to be as many as the blocks.
 _NOT_BY_BLOCK = re.compile(r"architectures|.*_ids?|.*labels?|.*size|mrope_section|.*tokens?")
 #: Configs nested for a part of the model, by a word in the stack's name.
 _INNER = {"vision": "vision_config", "visual": "vision_config", "audio": "audio_config", "qformer": "qformer_config"}
+#: Keys that hold the number of a token, or several.
+SPECIAL = re.compile(r"\w+_token_(id|ids|index)")
 _ELEMENT_TYPES = ("dtype", "torch_dtype")
 
 
@@ -27,12 +31,17 @@ class ConfigChanges:
         dtype: the element type of the output as torch calls it (`bfloat16`); None keeps what the donor says.
         blocks: by stack prefix (`model.layers`), the donor's block that each output block is like, in order.
         vocab_size: number of embedding rows; None keeps what the donor says.
+        numbers: the new number of each token by its old one; what is not in it has no token in the output. Empty when
+            no number changes.
+        named: numbers of special tokens by key, which win over the donor's.
         dequantised: the output's weights are plain floats though the donor's were not.
     """
 
     dtype: str | None = None
     blocks: Mapping[str, Sequence[int]] = field(default_factory=dict)
     vocab_size: int | None = None
+    numbers: Mapping[int, int] = field(default_factory=dict)
+    named: Mapping[str, Any] = field(default_factory=dict)
     dequantised: bool = False
 
 
@@ -60,7 +69,29 @@ def changed_config(config: Any, changes: ConfigChanges, where: str) -> tuple[dic
         part = next((part for part in _parts(config) if "vocab_size" in part), config)
         part["vocab_size"] = changes.vocab_size
         said.append(f"vocab_size {changes.vocab_size}")
+    said += renumber_tokens(config, changes)
     return config, tuple(said)
+
+
+def renumber_tokens(config: dict[str, Any], changes: ConfigChanges) -> list[str]:
+    """Gives the token numbers of a config their new values, in place, and returns what was changed, in words."""
+    said: list[str] = []
+    if not changes.numbers and not changes.named:
+        return said
+    for part in _parts(config):
+        for key, value in part.items():
+            if not SPECIAL.fullmatch(key) or value is None:
+                continue
+            if key in changes.named:
+                new = changes.named[key]
+            elif isinstance(value, list):
+                new = [changes.numbers[number] for number in value if number in changes.numbers]
+            else:
+                new = changes.numbers.get(value)
+            if new != value:
+                part[key] = new
+                said.append(f"{key} {new}")
+    return said
 
 
 def _parts(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -83,13 +114,15 @@ def _set_dtype(config: dict[str, Any], dtype: str) -> None:
 
 def _set_blocks(config: dict[str, Any], stack: str, order: Sequence[int], where: str) -> str:
     part, key = _count_key(config, stack, where)
-    before = part[key]
+    listed = isinstance(part[key], list)
+    before = len(part[key]) if listed else part[key]
     # Prediction layers (DeepSeek's MTP) stand behind the hidden ones and are counted apart.
     extra = part.get("num_nextn_predict_layers")
     hidden = [source for source in order if source < before or not extra]
     if list(order[: len(hidden)]) != hidden:
         raise MismatchError(f"{where}: expected prediction layers behind all others, found {list(order)}")
-    part[key] = len(hidden)
+    if not listed:
+        part[key] = len(hidden)
     if key == "encoder_layers" and part.get("num_hidden_layers") == before:
         part["num_hidden_layers"] = len(hidden)
     if isinstance(extra, int):
@@ -131,6 +164,9 @@ def _count_key(config: dict[str, Any], stack: str, where: str) -> tuple[dict[str
     for key in [*sides, *plain]:
         if isinstance(part.get(key), int):
             return part, key
+    kinds = next((key for key in _KINDS if isinstance(part.get(key), list)), None)
+    if kinds is not None:
+        return part, kinds
     raise MismatchError(
         f"{where}: expected a number of blocks for {stack}, found none of {', '.join([*sides, *plain])}"
     )

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from eutectic.errors import CheckpointError
@@ -25,7 +27,12 @@ def _open(path: Path) -> int:
 
 
 class InputFile:
-    """A regular file open for positioned reads.
+    """A regular file for positioned reads.
+
+    Args:
+        path: where it is.
+        parked: open it for each read and not in between. A recipe may name a thousand small files, and a process may
+            have no more than that open.
 
     Attributes:
         path: where it was found.
@@ -35,12 +42,29 @@ class InputFile:
         CheckpointError: when there is none, it cannot be read, or it is a folder, pipe or device.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, parked: bool = False) -> None:
         self.path = path
+        self._parked = parked
+        self._closed = False
         self._descriptor = _open(path)
         status = os.fstat(self._descriptor)
         self.size = status.st_size
         self._modified = status.st_mtime_ns
+        if parked:
+            self._leave()
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        """Gives the descriptor, or one for this read alone; of a file that is the one first opened, unchanged."""
+        if not self._parked or self._closed:
+            yield self._descriptor
+            return
+        descriptor = _open(self.path)
+        try:
+            self._compare(descriptor)
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def read_exactly(self, out: memoryview, offset: int, tensor: str | None = None) -> None:
         """Fills `out` (bytes) from byte `offset` of the file; other threads run meanwhile.
@@ -48,13 +72,17 @@ class InputFile:
         Raises:
             CheckpointError: when the file ends before, or the disk fails; `tensor` is named if given.
         """
+        with self._opened() as descriptor:
+            self._read(descriptor, out, offset, tensor)
+
+    def _read(self, descriptor: int, out: memoryview, offset: int, tensor: str | None) -> None:
         where = f"{self.path}" if tensor is None else f"{self.path}: tensor '{tensor}'"
         done = 0
         while done < len(out):
             try:
-                got = os.preadv(self._descriptor, [out[done:]], offset + done)
+                got = os.preadv(descriptor, [out[done:]], offset + done)
             except OSError as error:
-                reason = "the file is closed" if self._descriptor < 0 else error.strerror
+                reason = "the file is closed" if descriptor < 0 else error.strerror
                 raise CheckpointError(f"{where}: cannot be read at byte {offset + done}: {reason}") from error
             if got == 0:
                 raise CheckpointError(
@@ -87,14 +115,22 @@ class InputFile:
         Raises:
             CheckpointError: when somebody wrote to the file since.
         """
-        if self._descriptor < 0:
+        if self._closed:
             raise CheckpointError(f"{self.path}: the file is closed")
-        status = os.fstat(self._descriptor)
+        with self._opened() as descriptor:
+            self._compare(descriptor)
+
+    def _compare(self, descriptor: int) -> None:
+        status = os.fstat(descriptor)
         if (status.st_size, status.st_mtime_ns) != (self.size, self._modified):
             raise CheckpointError(f"{self.path}: the file changed while it was being read; run again on a quiet copy")
 
     def close(self) -> None:
         """Closes the file; it cannot be read afterwards."""
+        self._closed = True
+        self._leave()
+
+    def _leave(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1

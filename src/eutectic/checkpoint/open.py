@@ -18,6 +18,7 @@ from eutectic.checkpoint.source import Checkpoint, Source
 from eutectic.errors import CheckpointError, RecipeError
 
 ADAPTER_CONFIG = "adapter_config.json"
+_FACTOR = re.compile(r"\.(lora_down|lora_up|lora_A|hada_w1_a|lokr_w1(_a)?)(\.|$)")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -115,6 +116,17 @@ def locate(reference: Reference, *, pickles: bool = False, offline: bool = False
 def is_adapter(path: Path) -> bool:
     """Whether a folder holds an adapter, not a model."""
     return (path / ADAPTER_CONFIG).is_file()
+
+
+def is_adapter_file(path: Path) -> bool:
+    """Whether a file holds low-rank factors, by the names of its tensors."""
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    file = SafetensorsFile(path)
+    try:
+        return any(_FACTOR.search(name) for name in file.header)
+    finally:
+        file.close()
 
 
 def open_source(path: Path, *, pickles: bool = False) -> Source:

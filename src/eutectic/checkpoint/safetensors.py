@@ -50,14 +50,15 @@ class SafetensorsFile:
 
     Args:
         path: the file; it is opened, and its header read and checked, at once.
+        parked: keep it open only while it is read.
 
     Raises:
         CheckpointError: when the file cannot be opened or breaks a rule of the format.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, parked: bool = False) -> None:
         self.path = path
-        self._file = InputFile(path)
+        self._file = InputFile(path, parked=parked)
         try:
             raw = read_header(self._file)
             self._parsed: Header = parse_header(raw[8:], self._file.size - len(raw), self.name)

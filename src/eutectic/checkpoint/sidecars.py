@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-from eutectic.checkpoint.config_changes import ConfigChanges, changed_config
+from eutectic.checkpoint.config_changes import ConfigChanges, changed_config, renumber_tokens
 from eutectic.errors import CheckpointError, OutputError
 
 #: What eutectic itself leaves in an output: what went in and how, and the recipe.
@@ -97,6 +97,8 @@ def plan_sidecars(
     tokenizer_donor: Path | None = None,
     config_changes: ConfigChanges | None = None,
     parents: Mapping[str, Path] | None = None,
+    made: Mapping[str, bytes] | None = None,
+    stale: Iterable[str] = (),
 ) -> tuple[Sidecar, ...]:
     """Lists what a complete output folder needs beside its weights, and what of the donor is left out and why.
 
@@ -105,6 +107,8 @@ def plan_sidecars(
         tokenizer_donor: the folder whose tokenizer and chat template it takes; the donor if None.
         config_changes: what config.json must say differently.
         parents: folders of all merged models and the base by reference; their licence files go to `licenses/`.
+        made: tokenizer files that are written anew, in place of the donor's.
+        stale: patterns of tokenizer files that those make wrong, which are left out.
 
     Raises:
         CheckpointError: when a file of the donor cannot be read, or names a path outside its folder.
@@ -117,9 +121,15 @@ def plan_sidecars(
         if "config.json" in home.files:
             found["config.json"] = _config(home, config_changes or ConfigChanges())
         found |= _copies(home, home.like(_MODEL), "of the model")
+        found |= _generation(home, config_changes or ConfigChanges())
         found |= _modules(home)
     if words:
-        found |= _copies(words, words.like(_TOKENIZER), "tokenizer")
+        wrong = words.like(stale)
+        kept = [name for name in words.like(_TOKENIZER) if name not in wrong]
+        found |= _copies(words, kept, "tokenizer")
+        found |= {name: Sidecar(name, "contradicts the new tokenizer files") for name in wrong}
+    for name, content in (made or {}).items():
+        found[name] = Sidecar(name, "tokenizer, written for the output", content=content)
     for reference, folder in (parents or {}).items():
         found |= _licences(reference, folder)
     if home:
@@ -197,6 +207,19 @@ def _config(home: _Folder, changes: ConfigChanges) -> Sidecar:
     config, said = changed_config(_json(path), changes, str(path))
     content = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
     return Sidecar("config.json", f"of {home.path}{', with ' + ', '.join(said) if said else ''}", content=content)
+
+
+def _generation(home: _Folder, changes: ConfigChanges) -> dict[str, Sidecar]:
+    """Returns generation_config.json with the new numbers of its tokens, where they change."""
+    path = home.files.get("generation_config.json")
+    if path is None or not (changes.numbers or changes.named):
+        return {}
+    config = _json(path)
+    said = renumber_tokens(config, changes) if isinstance(config, dict) else []
+    if not said:
+        return {}
+    content = (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()
+    return {path.name: Sidecar(path.name, f"of {home.path}, with {', '.join(said)}", content=content)}
 
 
 def _modules(home: _Folder) -> dict[str, Sidecar]:

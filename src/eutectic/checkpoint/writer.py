@@ -98,6 +98,15 @@ def lay_out(specs: Sequence[TensorSpec], shard_size: int, metadata: Mapping[str,
     return ShardLayout(shards, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
+def lay_out_one(specs: Sequence[TensorSpec], filename: str, metadata: Mapping[str, str]) -> ShardLayout:
+    """Decides the places of all tensors in one file of that name, for programs that look for no other.
+
+    Raises:
+        OutputError: as `lay_out`.
+    """
+    return ShardLayout((lay_out_file(filename, specs, metadata),), None)
+
+
 def lay_out_file(filename: str, specs: Sequence[TensorSpec], metadata: Mapping[str, str]) -> Shard:
     """Decides where each tensor lies in one file: wider element types first, else in the given order.
 

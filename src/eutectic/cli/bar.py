@@ -6,7 +6,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from eutectic.api.runs import Event
+from eutectic.api.runs import Calibrating, Event
 from eutectic.api.runs import Progress as Read
 
 
@@ -42,6 +42,8 @@ class Bar:
     def __call__(self, event: Event) -> None:
         """Takes one event; draws at most twenty times a second."""
         now = time.monotonic()
+        if isinstance(event, Calibrating):
+            self._bar.update(self._task, description=f"{event.doing}, {event.done} of {event.total}")
         if isinstance(event, Read) and now - self._last > 0.05:
             self._last = now
             self._bar.update(self._task, completed=event.read, total=event.total, description=event.doing)

@@ -20,6 +20,8 @@ from eutectic.errors import EutecticError
 #: What each verb does; the file `eutectic.cli.VERB` has the rest.
 VERBS = {
     "merge": "Merge models by a recipe.",
+    "calibrate": "Take the statistics of data that a recipe asks for, ahead of the merge.",
+    "stats": "List or delete stored statistics of data.",
     "plan": "Show what a merge costs and does.",
     "inspect": "Show names, roles, shapes and types of a model's tensors.",
     "specialise": "Make the model of one task from an output that holds parts for several.",
@@ -27,6 +29,7 @@ VERBS = {
     "verify": "Check an output: merge tensors again and compare bytes.",
     "diff": "Compare two checkpoints tensor by tensor, most changed first.",
     "schema": "Print the JSON Schema of recipes.",
+    "adapter": "Extract, merge, fold and inspect adapters.",
 }
 _DEBUG = "--debug"
 
@@ -45,15 +48,18 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     )
     app.callback()(_options)
     for verb, does in VERBS.items():
-        if verb in arguments:
-            app.command(verb, epilog=f"{_DEBUG} shows the traceback of an error.")(_load(verb))
+        loaded = _load(verb) if verb in arguments else None
+        if isinstance(loaded, typer.Typer):
+            app.add_typer(loaded, name=verb)
+        elif loaded is not None:
+            app.command(verb, epilog=f"{_DEBUG} shows the traceback of an error.")(loaded)
         else:
             app.command(verb, help=does)(_unloaded)
     return app
 
 
-def _load(verb: str) -> Callable[..., None]:
-    function: Callable[..., None] = getattr(import_module(f"eutectic.cli.{verb}"), verb)
+def _load(verb: str) -> Callable[..., None] | typer.Typer:
+    function: Callable[..., None] | typer.Typer = getattr(import_module(f"eutectic.cli.{verb}"), verb)
     return function
 
 

@@ -7,7 +7,7 @@ import typer
 
 from eutectic.api import runs
 from eutectic.cli.bar import Bar
-from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Threads
+from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Store, Threads
 from eutectic.cli.show import Failure, put
 from eutectic.errors import EutecticError
 from eutectic.quantities import format_bytes, format_seconds
@@ -21,15 +21,16 @@ def merge(
     device: Device = "cpu",
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
     offline: Offline = False,
+    store: Store = None,
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Merge models by a recipe. Run the same command again to resume after a stop."""
-    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline, store=store)
     carry_out(planned, out, fresh=fresh, as_json=as_json, quiet=quiet)
 
 
-def carry_out(planned: runs.Plan, out: Path, *, fresh: bool, as_json: bool, quiet: bool) -> None:
+def carry_out(planned: runs.Plan, out: Path, *, fresh: bool = False, as_json: bool, quiet: bool) -> None:
     """Runs a plan with a bar, and says what came of it."""
     runs.check_output(planned, out)
     try:
@@ -45,5 +46,7 @@ def carry_out(planned: runs.Plan, out: Path, *, fresh: bool, as_json: bool, quie
         f"{out}: {format_bytes(receipt.nbytes)} in {format_seconds(receipt.seconds)}"
         f"{', resumed' if receipt.resumed else ''}; memory {peak} of {format_bytes(receipt.memory['planned'])} planned"
     )
+    if receipt.truncation:
+        typer.echo(f"relative error of cutting to the planned ranks: {receipt.truncation['relative_error']:.3g}")
     if receipt.non_finite:
         typer.echo(f"warning: values that are not finite in {', '.join(receipt.non_finite)}", err=True)

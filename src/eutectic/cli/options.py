@@ -15,5 +15,9 @@ Memory = Annotated[
 ]
 Threads = Annotated[int | None, typer.Option(help="Workers. Default: one a usable core.")]
 Device = Annotated[str, typer.Option(help="cpu, or where torch computes (cuda).")]
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Folder of stored statistics of data. Default: in the user's cache folder.", show_default=False),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not download.")]

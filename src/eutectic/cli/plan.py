@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from eutectic.api import runs
-from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Threads
+from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Store, Threads
 from eutectic.cli.show import put
 
 
@@ -16,10 +16,11 @@ def plan(
     device: Device = "cpu",
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor with its fate and values.")] = False,
     offline: Offline = False,
+    store: Store = None,
     as_json: AsJson = False,
 ) -> None:
     """Show what a merge costs and does. Reads headers only."""
-    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline)
+    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline, store=store)
     if as_json:
         put(planned.describe())
     else:

@@ -26,6 +26,8 @@ def specialise(
 ) -> None:
     """Make the model of one task from an output that holds parts for several.
 
+    Methods such as EMR-Merging write such outputs.
+
     The result is a plain model folder with its receipt. Run the same command again to resume after a stop.
     """
     recipe = runs.specialise(model, task, base=base)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from eutectic.api import runs
-from eutectic.cli.options import AsJson, Memory, Threads
+from eutectic.cli.options import AsJson, Memory, Store, Threads
 from eutectic.cli.show import FAILED, fail, put
 
 
@@ -17,10 +17,12 @@ def verify(
     root: Annotated[Path | None, typer.Option(help="Where the recipe's relative paths start. Default: here.")] = None,
     memory: Memory = None,
     threads: Threads = None,
+    store: Store = None,
     as_json: AsJson = False,
 ) -> None:
     """Check an output: merge tensors again and compare bytes. A sample of them, unless --all is given."""
-    found = runs.verify(out, sample=None if everything else sample, memory=memory, threads=threads, root=root)
+    count = None if everything else sample
+    found = runs.verify(out, sample=count, memory=memory, threads=threads, root=root, store=store)
     if as_json:
         put(
             {

@@ -5,12 +5,13 @@ torch functions. A plan takes one way for a site and keeps it.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 
 from eutectic.checkpoint.source import Buffer
+from eutectic.engine.measurements import Measurements
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods.extras import BIT
 from eutectic.methods.site import Site
@@ -18,10 +19,12 @@ from eutectic.numerics import kernels
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
-from eutectic.numerics.stages import Combination, Stage
+from eutectic.numerics.stages import Combination, Stage, apply
 from eutectic.numerics.tensors import Tensor, load, torch
+from eutectic.plan.demands import read_by
+from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.steps import Merged
-from eutectic.stats.fold import Part, Scope, Seen, Statistic
+from eutectic.stats.fold import Scope, Seen, Statistic
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,29 @@ class Chain:
         device: where torch computes; the fused kernels serve `cpu` only.
         stage: the recipe the site belongs to when that is an input of another; two stages with one seed must not
             draw the same masks, or the second would drop nothing more and rescale all the same.
+        measured: what calibration found.
     """
 
-    def __init__(self, site: Merged, seed: int, double: bool, device: str = "cpu", stage: str = "") -> None:
+    def __init__(
+        self,
+        site: Merged,
+        seed: int,
+        double: bool,
+        device: str = "cpu",
+        stage: str = "",
+        measured: Measurements | None = None,
+    ) -> None:
+        self._measured = measured
         self.site = site
-        self.part = Part(site.spec.name, site.spec.numel)
+        self.part = part_of(site)
         self.key = Key(seed, f"{stage}/{site.spec.name}" if stage else site.spec.name)
         self.double = double
         self.device = device
         self.fused = site.fused and device == "cpu"
-        if not self.fused:
+        self.whole = must_be_whole(site)
+        if not self.fused or any(fold.whole for fold in site_folds(site)):
             load()
+        self.lanes = 1  # threads its methods may use; set by whoever visits the site
         self.results: dict[Request, Any] = {}
         self._values: list[dict[str, Any]] = [dict(step.values) for step in site.steps]
         self._stages: tuple[Stage, ...] | None = None
@@ -111,18 +126,29 @@ class Chain:
         """Returns one slice as a statistic of `request` sees it."""
         results = {r.statistic: result for r, result in self.results.items() if r.position == request.position}
         key = Key(self.key.seed, self.key.name, request.position, rows.start)
-        if self.fused:
+        if self.fused and not request.statistic.whole:
             shown = rows.then(*self._stages_before(request.position))
-            return Seen(self.part, rows.start, key, shown, _no_tensors, _no_tensors, results)
-        flat = (rows.count,)
+            return Seen(self.part, rows.start, key, shown, _no_tensors, _no_stages, results)
+        if request.statistic.whole:
+            whole, shape = rows, self.site.spec.shape
+        else:
+            whole, shape = rows.whole() if request.position or request.statistic.by_rows else rows, (rows.count,)
+        own = slice(rows.start - whole.start, rows.start - whole.start + rows.count)
 
         def tensors() -> Tensor:
-            site = self._after(rows, flat, request.position)
-            return site.tensors if site.anchor is None else torch.cat([site.base[None], site.tensors])
+            site = self._after(whole, self._shape(whole), request.position)
+            models = site.tensors.reshape(rows.n, -1)[:, own].reshape(rows.n, *shape)
+            if site.anchor is None:
+                return models
+            return torch.cat([site.base.reshape(-1)[own].reshape(1, *shape), models])
 
-        return Seen(
-            self.part, rows.start, key, None, tensors, lambda: self._after(rows, flat, request.position).deltas, results
-        )
+        def after(stages: tuple[Stage, ...]) -> Tensor:
+            deltas = self._after(whole, self._shape(whole), request.position).deltas
+            for stage in stages:
+                deltas = apply(stage, deltas, replace(key, start=whole.start))
+            return deltas.reshape(rows.n, -1)[:, own].reshape(rows.n, *shape)
+
+        return Seen(self.part, rows.start, key, None, tensors, after, results)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
@@ -193,7 +219,8 @@ class Chain:
         """The site of one chain position without its values."""
         folds = self.folds(position)
         results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
-        return Site(self.site.spec.name, len(self.site.models), self.key.at(position), results)
+        key, part = self.key.at(position), self.part
+        return Site(part.name, len(self.site.models), key, results, width=part.width, numel=part.numel)
 
     def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
         """The site before any transform, with its values on the device."""
@@ -205,7 +232,8 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas)
+        site = Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
+        return replace(site, width=self.part.width, numel=self.part.numel)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""
@@ -213,11 +241,20 @@ class Chain:
         for step in range(position + 1):
             view = self._view(step) if step < position or self._ready(position) else None
             key = Key(self.key.seed, self.key.name, step, rows.start)
-            results = {} if view is None else view.results
-            site = Site(site.name, site.n, key, results, site.values, site.anchor, site.are_deltas)
+            results = {} if view is None else {**view.results, **self._of_data(step, rows.start, shape)}
+            site = replace(site, key=key, results=results)
             if step < position:
                 site = site.with_deltas(self.site.steps[step].method(site, **self._tensors(step, site)))
         return site
+
+    def _of_data(self, position: int, start: int, shape: tuple[int, ...]) -> dict[str, Any]:
+        """What calibration found of this slice, by the names that the method at `position` reads."""
+        read = read_by(self.site.steps[position], len(self.site.models))
+        if not read:
+            return {}
+        if self._measured is None:
+            raise UndeclaredNeed(f"{self.site.spec.name}: its method reads calibration's results, and there are none")
+        return {name: self._measured.read(found, self.site, start, shape) for name, found in read.items()}
 
     def _ready(self, position: int) -> bool:
         return all(Request(position, fold) in self.results for fold in self.folds(position).values())
@@ -227,6 +264,10 @@ class Chain:
         method = self.site.steps[position].method
         per_model = {p.name for p in method.parameters if p.bounds.per_model}
         return {k: site.column(v) if k in per_model else v for k, v in self._values[position].items()}
+
+
+def _no_stages(_: tuple[Stage, ...]) -> Tensor:
+    return _no_tensors()
 
 
 def _no_tensors() -> Tensor:

@@ -23,6 +23,15 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Calibrating:
+    """Parts of a model (its blocks) or batches that calibration has done, of so many, and what it is at."""
+
+    done: int
+    total: int
+    doing: str
+
+
+@dataclass(frozen=True)
 class Finished:
     """The output is in place."""
 
@@ -30,5 +39,5 @@ class Finished:
     nbytes: int
 
 
-Event = Started | Progress | Finished
+Event = Started | Calibrating | Progress | Finished
 Observer = Callable[[Event], None]

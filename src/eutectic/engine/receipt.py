@@ -2,7 +2,7 @@
 
 import json
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -25,6 +25,7 @@ class Receipt:
         threads: workers.
         resumed: whether it finished an earlier run's work.
         nbytes: of the weight files.
+        truncation: of an adapter: the relative error of cutting its updates to their rank, in all and by tensor.
     """
 
     job: str
@@ -38,6 +39,7 @@ class Receipt:
     threads: int
     resumed: bool
     nbytes: int
+    truncation: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Returns the receipt as a JSON document."""
@@ -46,17 +48,18 @@ class Receipt:
     def summary(self) -> dict[str, Any]:
         """Returns what a script wants to know at once: all but inputs, recipe and fates."""
         long = {"recipe", "fates", "inputs", "versions"}
-        return {key: value for key, value in asdict(self).items() if key not in long}
+        found = {key: value for key, value in asdict(self).items() if key not in long}
+        return found | {"truncation": {key: value for key, value in self.truncation.items() if key != "tensors"}}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Receipt":
         """Reads a receipt back; keys it does not know are left out."""
-        return cls(**{key: data[key] for key in cls.__dataclass_fields__})
+        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
 
 
 def describe_inputs(plan: Plan) -> list[dict[str, Any]]:
     """Returns what the receipt says of each input."""
-    roles = ["base"] * plan.has_base + ["model"] * (len(plan.inputs) - plan.has_base)
+    roles = ["base"] * plan.has_base + ["model"] * (len(plan.read) - plan.has_base)
     return [
         {
             "reference": checkpoint.reference,
@@ -65,7 +68,7 @@ def describe_inputs(plan: Plan) -> list[dict[str, Any]]:
             "revision": checkpoint.revision,
             "fingerprint": plan.fingerprints[str(number)],
         }
-        for number, (checkpoint, role) in enumerate(zip(plan.inputs, roles, strict=True))
+        for number, (checkpoint, role) in enumerate(zip(plan.read, roles, strict=True))
     ]
 
 
@@ -78,7 +81,8 @@ def describe_fates(plan: Plan) -> dict[str, str]:
         + (f" ({site.why})" if site.why else "")
         for site in plan.merged
     }
-    fates |= {each.spec.name: f"copied: {each.why}" for each in plan.copied}
+    made = plan.losses is not None
+    fates |= {each.spec.name: f"{'made' if made else 'copied:'} {each.why}" for each in plan.copied}
     return fates | {each.name: f"dropped: {each.why}" for each in plan.dropped}
 
 

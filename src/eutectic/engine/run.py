@@ -20,6 +20,7 @@ from eutectic.engine.events import Event, Finished, Observer, Progress, Started
 from eutectic.engine.execute import Executor
 from eutectic.engine.extras import places
 from eutectic.engine.journal import Journal
+from eutectic.engine.measurements import measurements
 from eutectic.engine.meter import Meter
 from eutectic.engine.receipt import Receipt, describe_fates, describe_inputs, versions
 from eutectic.engine.staging import Staging, finished
@@ -27,6 +28,7 @@ from eutectic.engine.sweep import share
 from eutectic.errors import CheckpointError, MismatchError
 from eutectic.numerics import kernels
 from eutectic.numerics.tensors import one_thread
+from eutectic.plan.domains import without_data
 from eutectic.plan.spans import work_doubles
 from eutectic.plan.steps import Copied, Feed, Merged, Plan
 
@@ -83,6 +85,7 @@ def run(
             plan.schedule.threads,
             resumed,
             plan.writes,
+            dict(plan.losses()) if plan.losses is not None else {},
         )
         _write_text(staging.folder / RECIPE, plan.recipe.to_yaml())
         _write_text(staging.folder / "README.md", card)
@@ -100,9 +103,15 @@ def run(
 def chains_of(plan: Plan, stage: str = "") -> list[Chain]:
     """Returns the chain of every merged site, in output order; `stage` keeps its draws apart from other recipes'."""
     doubles = work_doubles(plan.recipe, plan.merged)
+    measured = measurements(plan.demands, plan.calibration)
+    sites = plan.merged
+    if measured is not None:
+        # Layers that no sample reached (experts of a mixture, a head that was not run) have no statistics.
+        sites = tuple(without_data(site) if measured.lacks(site) else site for site in sites)
+        measured.settle(sites)
     return [
-        Chain(site, plan.recipe.seed, double, plan.device, stage)
-        for site, double in zip(plan.merged, doubles, strict=True)
+        Chain(site, plan.recipe.seed, double, plan.device, stage, measured)
+        for site, double in zip(sites, doubles, strict=True)
     ]
 
 

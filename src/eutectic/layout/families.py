@@ -18,12 +18,14 @@ class Family:
     Attributes:
         model_types: as config.json says them.
         roles: pairs of a glob on the tensor name and the role of what it matches.
+        behind: globs on names of tensors that stand behind the blocks though they sound otherwise.
         tied: whether the head is the word embedding when the config does not say.
     """
 
     model_types: frozenset[str]
     roles: tuple[tuple[str, Role], ...] = ()
     tied: bool | None = None
+    behind: tuple[str, ...] = ()
 
 
 @cache
@@ -35,7 +37,8 @@ def families() -> tuple[Family, ...]:
             continue
         for entry in tomllib.loads(path.read_text(encoding="utf-8"))["family"]:
             roles = tuple((pattern, Role(role)) for pattern, role in entry.get("roles", {}).items())
-            found.append(Family(frozenset(entry["model_types"]), roles, entry.get("tied")))
+            behind = tuple(entry.get("behind", ()))
+            found.append(Family(frozenset(entry["model_types"]), roles, entry.get("tied"), behind))
     return tuple(found)
 
 
@@ -55,6 +58,11 @@ def families_of(config: Mapping[str, Any]) -> tuple[Family, ...]:
 def family_role(name: str, known: tuple[Family, ...]) -> Role | None:
     """Returns the role the families give to a name, None when they say nothing."""
     return next((role for f in known for pattern, role in f.roles if fnmatchcase(name, pattern)), None)
+
+
+def is_behind(name: str, known: tuple[Family, ...]) -> bool:
+    """Returns whether the families say that a tensor stands behind the blocks."""
+    return any(fnmatchcase(name, pattern) for family in known for pattern in family.behind)
 
 
 def tied_words(config: Mapping[str, Any]) -> bool | None:

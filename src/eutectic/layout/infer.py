@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eutectic.checkpoint.spec import TensorSpec
-from eutectic.layout.families import configs, families_of, family_role, tied_words
+from eutectic.layout.families import configs, families_of, family_role, is_behind, tied_words
 from eutectic.layout.layout import Layout, Place
 from eutectic.layout.packed import packed
 from eutectic.layout.parts import Parts, role_of
@@ -17,7 +17,10 @@ from eutectic.layout.roles import Role
 _STACK_WORDS = frozenset(["layers", "layer", "h", "block", "blocks", "resblocks", "transformer_blocks"])
 _NUMBERED = re.compile(r"\b(layers?|h|blocks?|experts)\.\d+\.")
 #: Words of modules that come before the blocks.
-_BEFORE = re.compile(r"embed|(^|\.)(pre_|project_in|feature_projection|feature_extractor|conv\d*\.)", re.IGNORECASE)
+_BEFORE = re.compile(
+    r"embed|_pre\.|(^|\.)(pre_(?!classifier)|project_in|feature_projection|feature_extractor|patch_conv|conv\d*\.)",
+    re.IGNORECASE,
+)
 
 
 def infer(header: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> Layout:
@@ -27,14 +30,15 @@ def infer(header: Mapping[str, TensorSpec], config: Mapping[str, Any]) -> Layout
         header: the tensors of one model.
         config: its parsed config.json, or an empty mapping.
     """
-    roles = _roles(header, config)
+    roles, known = _roles(header, config), families_of(config)
     stacks = _stacks(header)
     hidden = {stack: _hidden(blocks, config) for stack, blocks in stacks.items()}
     places: dict[str, Place] = {}
     for name, role in roles.items():
         at = _block(name, stacks)
         stack, block = at if at else (None, None)
-        depth = _outside_depth(name, role) if at is None else _depth(at[1], hidden[at[0]])
+        behind = is_behind(name, known)
+        depth = _outside_depth(name, role, behind) if at is None else _depth(at[1], hidden[at[0]])
         places[name] = Place(name, role, stack, block, depth)
     vocabulary = _vocabulary(header, roles)
     return Layout(places, stacks, _tied(header, places, config), vocabulary)
@@ -107,9 +111,9 @@ def _depth(block: int, blocks: int) -> float:
     return min(1.0, block / (blocks - 1)) if blocks > 1 else 1.0
 
 
-def _outside_depth(name: str, role: Role) -> float:
+def _outside_depth(name: str, role: Role, behind: bool) -> float:
     """Returns 0 before the blocks and 1 behind them."""
-    if role.matches("head"):
+    if behind or role.matches("head"):
         return 1.0
     before = role.matches("embedding") or role is Role.ATTENTION_POSITION or _BEFORE.search(name)
     return 0.0 if before else 1.0

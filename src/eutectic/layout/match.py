@@ -7,6 +7,7 @@ import enum
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eutectic.checkpoint.source import Checkpoint
@@ -66,6 +67,8 @@ class Report:
         layout: of the reference: the base, else the first model.
         matches: every name of the reference in its order, then the names only others have.
         findings: sentences on the models as a whole: quantisation, prefixes, expert counts, tokenizers.
+        causes: those of them that explain why experts do not fit; a refusal says them first.
+        tokens: those that say how the tokenizers differ.
     """
 
     models: tuple[str, ...]
@@ -73,6 +76,8 @@ class Report:
     layout: Layout
     matches: Mapping[str, Match]
     findings: tuple[str, ...]
+    causes: tuple[str, ...] = ()
+    tokens: tuple[str, ...] = ()
 
     def of(self, kind: Kind) -> tuple[Match, ...]:
         """Returns the matches of a kind, in order."""
@@ -89,10 +94,11 @@ class Report:
         return tuple(lines)
 
 
-def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Report:
+def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None, *, tokens: bool = True) -> Report:
     """Compares the headers of n models, and of their base if there is one.
 
-    A source of deltas lacks what it does not change, which is no finding.
+    A source of deltas lacks what it does not change, which is no finding. `tokens`: where numbers of rows differ, the
+    tokenizers are read to say which tokens do.
     """
     everyone = [*([base] if base else []), *models]
     reference = everyone[0]
@@ -103,19 +109,23 @@ def compare(models: Sequence[Checkpoint], base: Checkpoint | None = None) -> Rep
         parties.append(Party(checkpoint, header))
         findings += [sentence] if sentence else []
     findings += [s for checkpoint in everyone if (s := _quantised(checkpoint.reference, checkpoint.config))]
-    findings += _experts(parties) + _ties(parties)
+    experts = _experts(parties)
+    findings += experts + _ties(parties)
     names = dict.fromkeys(name for party in parties for name in party.header)
     matches = {name: _match(name, parties, base is not None) for name in names}
-    if any(Kind.VOCABULARY in match.said for match in matches.values()):
-        folders = [party.checkpoint.folder for party in parties]
-        tokens = [read_tokens(folder) if folder else None for folder in folders]
-        findings += token_sentences([party.name for party in parties], tokens)
+    said: list[str] = []
+    folders = [None if party.checkpoint.deltas else party.checkpoint.folder for party in parties]
+    if tokens and (any(Kind.VOCABULARY in match.said for match in matches.values()) or _tokenizers_differ(folders)):
+        known = [read_tokens(folder) if folder else None for folder in folders]
+        said = token_sentences([party.name for party in parties], known)
     return Report(
         tuple(model.reference for model in models),
         base.reference if base else None,
         parties[0].layout,
         matches,
-        tuple(findings),
+        (*findings, *said),
+        tuple(experts),
+        tuple(said),
     )
 
 
@@ -190,8 +200,9 @@ def _shapes(name: str, present: Sequence[tuple[Party, TensorSpec]]) -> dict[Kind
     axis = axes.pop() if len(axes) == 1 else None
     if axis is not None and len({_without(spec.shape, axis) for _, spec in present}) == 1:
         return {
-            Kind.VOCABULARY: f"{name}: the models have different numbers of tokens: {listed}; `vocabulary: truncate` "
-            "keeps the common rows, `vocabulary: base` takes the base's beyond each model's own"
+            Kind.VOCABULARY: f"{name}: the models have different numbers of tokens: {listed}; "
+            "`vocabulary: {tokenizer: union}` matches them by token, `vocabulary: truncate` keeps the common rows, "
+            "`vocabulary: base` takes the base's beyond each model's own"
         }
     return {Kind.SHAPE: f"{name}: shapes differ: {listed}; merge models of one architecture and size"}
 
@@ -224,9 +235,19 @@ def _quantised(name: str, config: Mapping[str, Any]) -> str | None:
     return None
 
 
+def _tokenizers_differ(folders: Iterable[Path | None]) -> bool:
+    """Whether tokenizer files differ; as many rows may still be other tokens, so then they are compared."""
+    paths = [folder / "tokenizer.json" for folder in dict.fromkeys(folders) if folder is not None]
+    try:
+        return len({path.read_bytes() for path in paths if path.is_file()}) > 1
+    except OSError:
+        return True  # reading their tokens says what is wrong
+
+
 def _experts(parties: Iterable[Party]) -> list[str]:
-    """Says when the models have different numbers of experts, kept one by one or stacked."""
+    """Says when the models have different numbers of experts, or keep them one by one in one and stacked in another."""
     counts: dict[str, int] = {}
+    apart: dict[bool, str] = {}
     for party in parties:
         found = ((re.search(r"\.experts?\.(\d+\.)?", name), spec.shape) for name, spec in party.header.items())
         inside = [(place[1], shape) for place, shape in found if place]
@@ -234,10 +255,19 @@ def _experts(parties: Iterable[Party]) -> list[str]:
         stacked = [shape[0] for number, shape in inside if not number and len(shape) == 3]
         if (numbers or stacked) and not party.checkpoint.deltas:
             counts[party.name] = max([*numbers, *stacked])
-    if len(set(counts.values())) < 2:
-        return []
-    listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
-    return [f"the models have different numbers of experts: {listed}; their experts and routers cannot be merged"]
+            apart.setdefault(bool(numbers), party.name)
+    said = []
+    if len(apart) > 1:
+        said.append(
+            f"{apart[False]} keeps its experts stacked in one tensor, {apart[True]} apart one by one; "
+            "save one as the other is"
+        )
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} in {name}" for name, count in counts.items())
+        said.append(
+            f"the models have different numbers of experts: {listed}; their experts and routers cannot be merged"
+        )
+    return said
 
 
 def _ties(parties: Sequence[Party]) -> list[str]:

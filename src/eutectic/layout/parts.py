@@ -26,7 +26,8 @@ _ATTENTION = _table(
     QKV="qkv qkv_proj query_key_value wqkv c_attn w_pack att_proj to_qkv qkvz_proj",
     KV="kv_proj kv_a_proj_with_mqa kv_a_proj kv_b_proj to_kv key_value key_value_proj",
     ATTENTION_OUTPUT="o_proj out_lin attn_out to_out to_add_out",
-    ATTENTION_POSITION="relative_attention_bias relative_position_bias_table rel_pos_h rel_pos_w pos_proj linear_pos",
+    ATTENTION_POSITION="relative_attention_bias relative_position_bias_table rel_pos_h rel_pos_w pos_proj linear_pos "
+    "pos_key_proj pos_query_proj pos_q_proj slopes",
     ATTENTION_SINK="sinks",
 )
 #: Leaves that mean attention only inside it.
@@ -36,7 +37,7 @@ _INSIDE_ATTENTION = _table(
     VALUE="v value bias_v",
     QKV="in_proj qkvz",
     KV="kv",
-    ATTENTION_OUTPUT="o wo out out_proj dense proj c_proj projection linear_out output_proj",
+    ATTENTION_OUTPUT="o wo out out_proj dense proj c_proj projection projection_layer linear_out output_proj",
     ATTENTION_POSITION="pos_bias_u pos_bias_v",
     ATTENTION_GATE="g_proj gate_proj gate",
 )
@@ -45,23 +46,24 @@ _MLP = _table(
     "dense_1 intermediate_query intermediate",
     GATE="gate_proj wi_0 gate",
     DOWN="down_proj fc2 fc_2 fc_out lin2 linear2 linear_fc2 wo w2 c_proj dense_4h_to_h output_dense ffn_output down "
-    "dense_2",
-    GATE_UP="gate_up_proj gate_and_up_proj gate_up fc1_glu",
+    "dense_2 output_linear",
+    GATE_UP="gate_up_proj gate_and_up_proj gate_up fc1_glu input_linear",
 )
 _EMBEDDING = _table(
     EMBEDDING="embed_tokens word_embeddings word_embedding wte tok_embeddings token_embedding token_embeddings "
     "embed_in shared embeddings embedding embed_tokens_per_layer",
     POSITION="embed_positions position_embeddings position_embedding wpe pos_embed pos_embedding "
-    "positional_embedding rel_embeddings position_embedding_table",
+    "positional_embedding positional_embedding_vlm rel_embeddings position_embedding_table tile_embedding",
     EMBEDDING_TYPE="token_type_embeddings token_type_embedding segment_embeddings",
     EMBEDDING_SPECIAL="cls_token class_embedding mask_token query_tokens probe register_tokens distillation_token "
     "masked_spec_embed image_newline cls_embedding",
 )
 _HEAD = _table(
     HEAD="lm_head embed_out output_layer vocab_projector generator_lm_head final_logits_bias",
-    HEAD_TASK="classifier score qa_outputs head classification_head seq_relationship logits_proj",
+    HEAD_TASK="classifier pre_classifier score qa_outputs head classification_head seq_relationship logits_proj",
     HEAD_TRANSFORM="vocab_transform",
-    SCALE="logit_scale logit_bias logit lambda1 layer_scale layer_scalar gamma gamma_1 gamma_2 ls1 ls2",
+    SCALE="logit_scale logit_bias logit lambda lambda1 layer_scale layer_scalar gamma gamma_1 gamma_2 ls1 ls2 "
+    "gate_attn gate_ffn cross_attn_attn_gate cross_attn_mlp_gate",
     PROJECTION="project_in project_out embeddings_project embedding_hidden_mapping_in visual_projection "
     "text_projection language_projection eh_proj reduction",
 )
@@ -73,7 +75,9 @@ _SSM = _table(
 )
 #: Modules whose every tensor (but norms) has one role.
 _CONTEXTS: tuple[tuple[str, Role], ...] = (
-    (r"patch_embed\w*|patchifier", Role.EMBEDDING_PATCH),
+    (r"patch_embed\w*|patchifier|patch_conv", Role.EMBEDDING_PATCH),
+    (r"act_fn", Role.SCALE),
+    (r"\w*positional_embedding", Role.POSITION),
     (r"pos_conv_embed", Role.POSITION),
     (r"multi_modal_projector|mm_projector|merger\w*|deepstack_merger_list|connector", Role.PROJECTION),
     (r"aligner|feature_projection|modality_projection|embed_vision|embed_audio", Role.PROJECTION),
@@ -108,7 +112,7 @@ class Parts:
         if len(parts) > 1 and parts[-1] in ("weight", "bias"):
             parts = parts[:-1]
         else:
-            known = parts[-1] in _HEAD or parts[-1] in _SSM or parts[-1] in _ATTENTION
+            known = any(parts[-1] in words for words in (_HEAD, _SSM, _ATTENTION, _ROUTERS))
             parts[-1] = parts[-1] if known else re.sub(r"_(weight|bias)$", "", parts[-1])
         return tuple(parts)
 
@@ -216,7 +220,8 @@ def _mlp(parts: Parts) -> Role | None:
         return None
     if any(word in _SHARED for word in parts.context):
         return Role[f"SHARED_{name}"]
-    if any(word in ("experts", "expert") for word in parts.context):
+    stacked = leaf in ("input_linear", "output_linear") and "block_sparse_moe" in parts.context
+    if stacked or any(word in ("experts", "expert") for word in parts.context):
         return Role[f"EXPERT_{name}"]
     return Role[name]
 

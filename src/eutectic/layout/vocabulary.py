@@ -20,20 +20,24 @@ def read_tokens(folder: Path) -> Mapping[str, int] | None:
     """
     tokens: dict[str, int]
     if (folder / "tokenizer.json").exists():
-        parsed = _json(folder / "tokenizer.json")
-        tokens = _model_tokens(parsed.get("model"))
-        for entry in _list(parsed.get("added_tokens")):
-            if isinstance(entry, dict) and isinstance(entry.get("content"), str) and isinstance(entry.get("id"), int):
-                tokens[entry["content"]] = entry["id"]
-        return tokens
+        return parsed_tokens(read_json(folder / "tokenizer.json"))
     if (folder / "vocab.json").exists():
-        tokens = _numbered(_json(folder / "vocab.json"))
+        tokens = _numbered(read_json(folder / "vocab.json"))
     elif (folder / "vocab.txt").exists():
         tokens = {line: number for number, line in enumerate(_text(folder / "vocab.txt").splitlines())}
     else:
         return None
     if (folder / "added_tokens.json").exists():
-        tokens |= _numbered(_json(folder / "added_tokens.json"))
+        tokens |= _numbered(read_json(folder / "added_tokens.json"))
+    return tokens
+
+
+def parsed_tokens(parsed: Mapping[str, Any]) -> dict[str, int]:
+    """Returns token ids by token from what tokenizer.json holds."""
+    tokens = _model_tokens(parsed.get("model"))
+    for entry in _list(parsed.get("added_tokens")):
+        if isinstance(entry, dict) and isinstance(entry.get("content"), str) and isinstance(entry.get("id"), int):
+            tokens[entry["content"]] = entry["id"]
     return tokens
 
 
@@ -125,7 +129,12 @@ def _text(path: Path) -> str:
         raise CheckpointError(f"{path}: expected a text file, found {error}; replace it or remove it") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Returns the object a JSON file holds.
+
+    Raises:
+        CheckpointError: when it holds none.
+    """
     try:
         parsed = json.loads(_text(path))
     except (ValueError, RecursionError) as error:

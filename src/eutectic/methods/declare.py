@@ -2,25 +2,31 @@
 
 A method is written as the paper writes it and decorated with `@transform` (keeps the n models) or `@combine` (makes
 one of them). Its signature is its schema: every keyword parameter has a default or is required, and its annotation is
-one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `PerModel`, `PerModelFraction`).
-Calling the wrapped method calls the function and nothing else, and returns the tensor; `outputs` has the extras too.
+one of a closed list of kinds (`float`, `int`, `bool`, `Literal[...]`, `Fraction`, `NonNegative`, `PerModel`,
+`PerModelFraction`). Calling the wrapped method calls the function and nothing else, and returns the tensor; `outputs`
+has the extras too.
 """
 
 import enum
 import inspect
+import math
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, get_args, get_origin
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Concatenate, Generic, Literal, ParamSpec, cast, get_args, get_origin
 
+from eutectic.adapters.factors import Factors
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.extras import Extra, Outputs, Specialise
-from eutectic.methods.site import Site
+from eutectic.methods.site import Coordinates, Site
 from eutectic.numerics.stages import Fused
 from eutectic.numerics.tensors import Tensor
-from eutectic.stats.fold import Statistic
+from eutectic.stats.fold import Calibrated, Norm, Statistic
 
 P = ParamSpec("P")
+#: What a method returns: a tensor, with extras where it has any; in the domain FACTORS a combine may return factors,
+#: and a transform coordinates.
+Made = Tensor | Outputs | Factors | Coordinates
 
 
 @dataclass(frozen=True)
@@ -34,8 +40,12 @@ class Bounds:
 
 #: A share in [0, 1].
 Fraction = Annotated[float, Bounds(0.0, 1.0)]
+#: A number from 0 up.
+NonNegative = Annotated[float, Bounds(0.0)]
 #: One number per model; arrives as a tensor of shape (n, 1, ..., 1), ready to broadcast against the site.
 PerModel = Annotated[Tensor, Bounds(per_model=True)]
+#: One number of at least 0 per model.
+PerModelWeight = Annotated[Tensor, Bounds(0.0, per_model=True)]
 #: One share in [0, 1] per model.
 PerModelFraction = Annotated[Tensor, Bounds(0.0, 1.0, per_model=True)]
 
@@ -49,10 +59,33 @@ class Locality(enum.IntEnum):
 
 
 class Domain(enum.Enum):
-    """Which tensors a method is for. Others go to the method named by `elsewhere`."""
+    """Which tensors a method is for: every one, those of two axes, or of these the linear maps.
 
-    ANY = "any"
-    MATRIX = "matrix"
+    Embeddings, positions, heads and parameters that are no maps (norms, scales, states) are matrices in shape only.
+    What becomes of the others is `elsewhere`'s to say; a transform leaves them as they are.
+
+    FACTORS is another view of the same sites: a method gets the adapters' stored factors (`site.factors`) instead of
+    their products, and every model of the recipe must be an adapter.
+    """
+
+    ANY = "tensors"
+    MATRIX = "matrices"
+    LINEAR = "linear maps"
+    FACTORS = "stored factors"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What becomes of a tensor outside a combine's domain.
+
+    Attributes:
+        method: the combine that merges it, one for every tensor; None takes the base's tensor as it is.
+        values: its hyperparameters; those left out have the value of the same name of the method outside whose domain
+            the tensor is (a coefficient source included), else their default.
+    """
+
+    method: str | None = "linear"
+    values: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,10 +129,18 @@ class Needs:
         models: how many models, the base not counted unless `base_counts`.
         base_counts: the base, if there is one, is one of the models (SLERP: from the base to one model).
         locality: the least it must see at once. Slices of an ELEMENT site may be merged in any order.
-        domain: which shapes it is for.
+        domain: which tensors it is for.
         random: draws from `site.key`; its result depends on the recipe's seed.
         float64: wants its tensors in double precision.
-        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype.
+        fused: `Method.fused` can express it under these hyperparameters.
+        scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype; or a function
+            `(n, shape)` that returns elements of the work dtype, where it depends on more than their product. In the
+            domain FACTORS: in copies of all factors of the site, and `dense` in copies of (d_out, d_in) beside them.
+        dense: see `scratch`.
+        basis: of a transform in the domain FACTORS, which sides of its `Coordinates` are at most as long as the sum of
+            the ranks R: `out` makes them (min(d_out, R), d_in), `both` (min(d_out, R), min(d_in, R)).
+        rank: of a combine in the domain FACTORS, the rank of its result: the `sum` of the adapters' ranks, their `max`,
+            or any (`full`: it returns a dense update).
     """
 
     base: bool = False
@@ -109,7 +150,15 @@ class Needs:
     domain: Domain = Domain.ANY
     random: bool = False
     float64: bool = False
-    scratch: float = 3.0
+    fused: bool = True
+    scratch: float | Callable[[int, tuple[int, ...]], float] = 3.0
+    dense: float = 0.0
+    basis: Literal["none", "out", "both"] = "none"
+    rank: Literal["sum", "max", "full"] = "sum"
+
+    def scratch_elements(self, n: int, shape: tuple[int, ...]) -> float:
+        """Returns the peak extra memory of the torch function on n models of a shape, in elements."""
+        return self.scratch(n, shape) if callable(self.scratch) else self.scratch * n * math.prod(shape)
 
 
 @dataclass(frozen=True)
@@ -122,6 +171,8 @@ class Laws:
         identity: n copies of one model give that model.
         shift: adding one tensor to the base and every model adds it to the result.
         scale: multiplying base and models by a power of two multiplies the result.
+        gauge: factors (B R, R^-1 A) in place of (B, A), which are the same update, do not change the result. Methods
+            that never see factors have it.
     """
 
     symmetric: bool
@@ -129,6 +180,7 @@ class Laws:
     identity: bool
     shift: bool
     scale: bool
+    gauge: bool = True
 
 
 @dataclass(frozen=True)
@@ -179,7 +231,8 @@ class Parameter:
             raise RecipeError(f"{where}: {self.name} is a whole number; found {value!r}")
         low, high = self.bounds.low, self.bounds.high
         if (low is not None and value < low) or (high is not None and value > high):
-            raise RecipeError(f"{where}: {self.name} lies in [{low}, {high}]; found {value!r}")
+            room = f"lies in [{low}, {high}]" if high is not None else f"is at least {low}"
+            raise RecipeError(f"{where}: {self.name} {room}; found {value!r}")
         return int(value) if self.kind == "int" else float(value)
 
 
@@ -205,25 +258,28 @@ class Method(Generic[P]):
         needs: what the engine must give it; `needs_for(hyperparameters)` where it depends on them.
         laws: what the law tests hold it to.
         folds: the statistics it reads through `site.fold(name)`, given its hyperparameters (per-model ones as tuples).
+        calibrated: those that take data and the models' own forward or backward passes, read in the same way.
         fused: the same function as data for the fused CPU kernels, given a site without values and the
-            hyperparameters (per-model ones as tuples); None where the kernels cannot express it. May return None for
-            hyperparameters they cannot express.
-        elsewhere: the method for tensors outside its domain.
+            hyperparameters (per-model ones as tuples); None where the kernels cannot express it. `Needs.fused` says for
+            which hyperparameters it serves.
+        elsewhere: what becomes of tensors outside its domain, given the number of models and its hyperparameters
+            (per-model ones as tuples, those from a source left out). A transform leaves such tensors as they are.
         parameters: its schema.
         extras: what it makes for each model beside the merged tensor; its function then returns `Outputs`.
         specialise: how the tensor of one task comes from the base's, the merged one and that task's extras.
     """
 
     name: str
-    function: Callable[Concatenate[Site, P], Tensor | Outputs]
+    function: Callable[Concatenate[Site, P], Made]
     combines: bool
     paper: Paper
     laws: Laws
     needs: Needs
     vary: Callable[..., Needs] | None
     folds: Callable[..., Mapping[str, Statistic]]
-    fused: Callable[..., Fused | None] | None
-    elsewhere: str
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]]
+    fused: Callable[..., Fused] | None
+    elsewhere: Callable[..., Elsewhere]
     parameters: tuple[Parameter, ...]
     extras: tuple[Extra, ...] = ()
     specialise: Specialise | None = None
@@ -234,7 +290,11 @@ class Method(Generic[P]):
     def outputs(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Outputs:
         """Returns the merged tensor (of a transform, the new deltas) and the extras."""
         made = self.function(site, *args, **kwargs)
-        return made if isinstance(made, Outputs) else Outputs(made)
+        return made if isinstance(made, Outputs) else Outputs(cast(Tensor, made))
+
+    def on_factors(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Made:
+        """Calls the function of a method in the domain FACTORS, whose result may be factors or coordinates."""
+        return self.function(site, *args, **kwargs)
 
     def needs_for(self, hyperparameters: dict[str, Any]) -> Needs:
         """Returns the needs under these hyperparameters."""
@@ -245,6 +305,18 @@ class Method(Generic[P]):
         """The function's docstring."""
         return inspect.getdoc(self.function) or ""
 
+    def left_out(self) -> "Method[P]":
+        """Returns a transform that changes nothing, to stand in a chain where this one does not apply."""
+        return replace(
+            self,
+            function=_unchanged,
+            needs=Needs(base=True, locality=Locality.ELEMENT, scratch=0.0),
+            vary=None,
+            folds=no_folds,
+            calibrated=no_data,
+            fused=_no_stages,
+        )
+
     def parameter(self, name: str) -> Parameter | None:
         """Returns the parameter of that name, if the method has one."""
         return next((p for p in self.parameters if p.name == name), None)
@@ -253,6 +325,24 @@ class Method(Generic[P]):
 def no_folds(**_: object) -> Mapping[str, Statistic]:
     """Returns no statistics: the method sees all it needs in the site."""
     return {}
+
+
+def _unchanged(site: Site, /, *_: object, **__: object) -> Tensor:
+    return site.deltas
+
+
+def _no_stages(_: Site, **__: object) -> Fused:
+    return ()
+
+
+def no_data(**_: object) -> Mapping[str, Calibrated | Norm]:
+    """Returns no statistics of data: the method looks at weights alone."""
+    return {}
+
+
+def averaged(n: int, **_: object) -> Elsewhere:
+    """Says that tensors outside a domain are averaged, with the method's weights if it has any."""
+    return Elsewhere("linear")
 
 
 def _parameter(entry: inspect.Parameter, doc: str) -> Parameter:
@@ -295,21 +385,22 @@ def _wrap(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]],
-    fused: Callable[..., Fused | None] | None,
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]],
+    fused: Callable[..., Fused] | None,
     vary: Callable[..., Needs] | None,
-    elsewhere: str,
+    elsewhere: Callable[..., Elsewhere],
     extras: tuple[Extra, ...] = (),
     specialise: Specialise | None = None,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     if bool(extras) != (specialise is not None):
         raise TypeError("a method declares extras and how a task's tensor comes back from them, or neither")
 
-    def wrapper(function: Callable[Concatenate[Site, P], Tensor | Outputs]) -> Method[P]:
+    def wrapper(function: Callable[Concatenate[Site, P], Made]) -> Method[P]:
         docs = _docs(inspect.getdoc(function) or "")
         entries = list(inspect.signature(function).parameters.values())[1:]
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
         name = function.__name__
-        declared = (paper, laws, needs, vary, folds, fused, elsewhere, parameters, extras, specialise)
+        declared = (paper, laws, needs, vary, folds, calibrated, fused, elsewhere, parameters, extras, specialise)
         return Method(name, function, combines, *declared)
 
     return wrapper
@@ -321,14 +412,15 @@ def combine(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
-    fused: Callable[..., Fused | None] | None = None,
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
+    fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
-    elsewhere: str = "linear",
+    elsewhere: Callable[..., Elsewhere] = averaged,
     extras: tuple[Extra, ...] = (),
     specialise: Specialise | None = None,
-) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that makes one tensor `(*shape)` of n, and with `extras` something for each model besides."""
-    return _wrap(True, paper, needs, laws, folds, fused, vary, elsewhere, extras, specialise)
+    return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, elsewhere, extras, specialise)
 
 
 def transform(
@@ -337,9 +429,9 @@ def transform(
     needs: Needs,
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
-    fused: Callable[..., Fused | None] | None = None,
+    calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
+    fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
-    elsewhere: str = "linear",
-) -> Callable[[Callable[Concatenate[Site, P], Tensor | Outputs]], Method[P]]:
+) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""
-    return _wrap(False, paper, needs, laws, folds, fused, vary, elsewhere)
+    return _wrap(False, paper, needs, laws, folds, calibrated, fused, vary, averaged)

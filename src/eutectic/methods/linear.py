@@ -1,28 +1,19 @@
 """Linear: the weighted average of the models themselves.
 
-Source: Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482 (uniform soup: equal weights).
+Source: Wortsman et al., Model soups, ICML 2022, arXiv:2203.05482, section 2: equal weights are the uniform soup. Over
+the checkpoints of one run they are SWA (arXiv:1803.05407), and with `weight: sma`, `wma` or `ema` the averages of PMA
+(arXiv:2505.12082) and of torch's `swa_utils`. The greedy soup is a search over these weights: `eutectic.greedy_soup`.
 Departs: weights may differ; a sum of weights of zero is refused when it would divide.
 """
 
-from eutectic.errors import RecipeError
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine
-from eutectic.methods.site import Site, weighted_sum
+from eutectic.methods.site import Site, divisor, weighted_sum
 from eutectic.numerics.stages import Combination, Numbers
 from eutectic.numerics.tensors import Tensor
 
 
-def _divisor(weight: Numbers, normalize: bool, name: str) -> float:
-    """Returns what the weighted sum is divided by."""
-    if not normalize:
-        return 1.0
-    total = sum(weight)
-    if abs(total) <= 1e-6 * sum(map(abs, weight)):  # 0.1 + 0.2 - 0.3 is not 0 in floats
-        raise RecipeError(f"{name}: weights add up to 0 and cannot be normalized; change them or set normalize: false")
-    return total
-
-
 def _fused(site: Site, *, weight: Numbers, normalize: bool) -> Combination:
-    total = _divisor(weight, normalize, site.name)
+    total = divisor(weight, site.name) if normalize else 1.0
     return Combination(tuple(w / total for w in weight), "weights")
 
 
@@ -39,5 +30,5 @@ def linear(site: Site, *, weight: PerModel = 1.0, normalize: bool = True) -> Ten
         weight: how much of each model; negative weights are allowed.
         normalize: divide by the sum of the weights.
     """
-    total = _divisor(tuple(weight.flatten().tolist()), normalize, site.name)
+    total = divisor(tuple(weight.flatten().tolist()), site.name) if normalize else 1.0
     return weighted_sum(weight / total, site.tensors)

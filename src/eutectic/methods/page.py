@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eutectic.methods.declare import Domain, Method, Parameter
+from eutectic.methods.declare import Domain, Method, Parameter, no_data
 
 
 def describe(method: Method[Any]) -> dict[str, Any]:
@@ -22,7 +22,7 @@ def describe(method: Method[Any]) -> dict[str, Any]:
             "base": needs.base,
             "models": str(needs.models),
             "locality": needs.locality.name.lower(),
-            "matrices_only": needs.domain is Domain.MATRIX,
+            "domain": needs.domain.value,
             "random": needs.random,
             "fused": method.fused is not None,
         },
@@ -114,16 +114,24 @@ def _kind(method: Method[Any]) -> str:
 
 
 def _sees(method: Method[Any]) -> str:
+    if method.needs.domain is not Domain.ANY:
+        return str(method.needs.domain.value)
     return f"{method.needs.locality.name.lower()}s"
+
+
+def _on_factors(method: Method[Any]) -> bool:
+    return method.needs.domain is Domain.FACTORS
 
 
 def _wants(method: Method[Any], *, always: bool = False) -> list[str]:
     """What the method needs; how many models only if that is not any number, or `always`."""
     needs = method.needs
     count = f"{needs.models} model{'' if str(needs.models).endswith(' 1') else 's'}"
-    wants = ["a base"] if needs.base else []
+    wants = (["a base"] if needs.base else []) + (["adapters only"] if _on_factors(method) else [])
     if always or (needs.models.low, needs.models.high) != (1, None):
         wants += [f"{count}{' (the base may be one)' if needs.base_counts else ''}"]
+    if method.calibrated is not no_data:
+        wants += ["data"]
     return wants + (["a seed"] if needs.random else [])
 
 
@@ -145,6 +153,8 @@ def _cite(method: Method[Any]) -> str:
 
 def _example(method: Method[Any]) -> list[str]:
     """A recipe that uses the method with every parameter at its default."""
+    if _on_factors(method):
+        return _example_on_factors(method)
     models = ["code"] if method.needs.models.high == 1 else ["code", "maths"]
     values = ", ".join(f"{own.name}: {_plain(0.5 if own.required else own.default)}" for own in method.parameters)
     step = f"{method.name}: {{{values}}}" if values else method.name
@@ -152,7 +162,8 @@ def _example(method: Method[Any]) -> list[str]:
     if not method.combines:
         chain = ["method:", f"  - {step}", "  - task_arithmetic"]
     base = ["base: base"] if method.needs.base or not method.combines else []
-    return [*base, f"models: [{', '.join(models)}]", *chain]
+    data = ["calibration:", "  data: texts.jsonl"] if method.calibrated is not no_data else []
+    return [*base, f"models: [{', '.join(models)}]", *chain, *data]
 
 
 def _described(own: Parameter) -> str:
@@ -180,3 +191,14 @@ def _parameter(own: Parameter) -> str:
 
 def _plain(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _example_on_factors(method: Method[Any]) -> list[str]:
+    """A recipe for an adapter: two of one, since the folder of the examples has no more."""
+    values = ", ".join(f"{own.name}: {_plain(0.5 if own.required else own.default)}" for own in method.parameters)
+    step = f"{method.name}: {{{values}}}" if values else method.name
+    two = ["models:", "  - {model: style-lora, name: first}", "  - {model: style-lora, name: second}"]
+    chain = [f"method: {{{step}}}" if values else f"method: {step}"]
+    if not method.combines:
+        chain = ["method:", f"  - {step}", "  - task_arithmetic"]
+    return [*two, *chain, "output: {form: adapter, rank: 4}"]

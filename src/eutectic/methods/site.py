@@ -1,12 +1,35 @@
 """Site: where a merge happens. All a method sees, and nothing it did not declare."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
-from eutectic.errors import UndeclaredNeed
+from eutectic.adapters.factors import Factors
+from eutectic.errors import RecipeError, UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """The models' updates in a basis they share: update i is `left @ values[i] @ right`.
+
+    What a transform of FACTORS returns. The rest of the chain then merges `values` as it would merge deltas, and the
+    result is carried back through the basis. A part of the basis that the updates do not fill is zero columns.
+
+    Attributes:
+        values: (n, k, m).
+        left: (d_out, k); None where k is d_out and nothing is to be done.
+        right: (m, d_in); None where m is d_in.
+    """
+
+    values: Tensor
+    left: Tensor | None = None
+    right: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -22,6 +45,10 @@ class Site:
             may be read (while a method describes itself to the kernels).
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
+        updates: the adapters' stored factors, where the method declared `Needs(domain=Domain.FACTORS)`.
+        lanes: threads that `each` may use.
+        width: elements of a row of the whole tensor (its last axis).
+        numel: elements of the whole tensor.
     """
 
     name: str
@@ -31,6 +58,24 @@ class Site:
     values: Tensor | None = None
     anchor: Tensor | None = None
     are_deltas: bool = False
+    lanes: int = 1
+    width: int = 1
+    numel: int = 0
+    updates: tuple[Factors, ...] | None = None
+
+    @property
+    def factors(self) -> tuple[Factors, ...]:
+        """The stored factors of the n adapters that have this module: b (d_out, r_i), a (r_i, d_in), and scales.
+
+        Ranks and scales may differ. Both factors are as the adapter stores them, also where the base keeps the weight
+        transposed. Float32, or float64 if the recipe says so.
+
+        Raises:
+            UndeclaredNeed: when the method did not declare `Needs(domain=Domain.FACTORS)`.
+        """
+        if self.updates is None:
+            raise UndeclaredNeed(f"{self.name}: reads factors without declaring Needs(domain=Domain.FACTORS)")
+        return self.updates
 
     @property
     def tensors(self) -> Tensor:
@@ -67,6 +112,16 @@ class Site:
             raise UndeclaredNeed(f"{self.name}: fold '{name}' was read but not declared in folds")
         return self.results[name]
 
+    def each(self, do: Callable[[T], R], items: Iterable[T]) -> list[R]:
+        """Returns `do(item)` for all items, in order, on as many threads as the engine lends.
+
+        Every call is made on its own, so that the results do not depend on how many threads there are.
+        """
+        if self.lanes == 1:
+            return [do(item) for item in items]
+        with ThreadPoolExecutor(self.lanes) as pool:
+            return list(pool.map(do, items))
+
     def with_deltas(self, deltas: Tensor) -> "Site":
         """Returns the site whose models are base + deltas."""
         return replace(self, values=deltas, are_deltas=True)
@@ -86,4 +141,16 @@ def weighted_sum(weight: Tensor, rows: Tensor) -> Tensor:
     total = weight[0] * rows[0]
     for w, row in zip(weight[1:], rows[1:], strict=True):
         total = total + w * row
+    return total
+
+
+def divisor(weight: tuple[float, ...], name: str) -> float:
+    """Returns what an average with these weights is divided by: their sum.
+
+    Raises:
+        RecipeError: when they add up to 0; the message starts with the tensor's `name`.
+    """
+    total = sum(weight)
+    if abs(total) <= 1e-6 * sum(map(abs, weight)):  # 0.1 + 0.2 - 0.3 is not 0 in floats
+        raise RecipeError(f"{name}: weights add up to 0 and cannot be normalized; change them or set normalize: false")
     return total

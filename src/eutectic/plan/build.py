@@ -6,25 +6,28 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from eutectic.checkpoint.config_changes import ConfigChanges
-from eutectic.checkpoint.sidecars import Sidecar, plan_sidecars
+from eutectic.checkpoint.sidecars import Sidecar
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
 from eutectic.checkpoint.tasks import extra_name, lay_out_tasks
-from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out
+from eutectic.checkpoint.writer import Shard, ShardLayout, lay_out, lay_out_one
 from eutectic.errors import RecipeError
-from eutectic.layout.layout import Place
-from eutectic.layout.match import Report, compare
+from eutectic.layout.match import compare
 from eutectic.methods.extras import BIT
-from eutectic.plan.fates import Decider, Fates
+from eutectic.plan.demands import demands
+from eutectic.plan.fates import Decider
+from eutectic.plan.files import output_files
 from eutectic.plan.memory import schedule
 from eutectic.plan.readings import readings
 from eutectic.plan.spans import check_spans, work_doubles
 from eutectic.plan.steps import Dropped, Merged, Plan, read_cost
-from eutectic.recipe.model import BASE, Recipe
+from eutectic.plan.vocabulary import bridge
+from eutectic.recipe.model import Recipe
 
 #: Share of the machine's memory that a run may hold when nobody says otherwise.
 DEFAULT_SHARE = 0.5
+#: The file of merged differences.
+DELTA = "delta.safetensors"
 
 
 def build(
@@ -32,10 +35,12 @@ def build(
     base: Checkpoint | None,
     models: Sequence[Checkpoint],
     *,
+    donor: Checkpoint | None = None,
     version: str,
     memory: int | None = None,
     threads: int | None = None,
     device: str = "cpu",
+    skip: int = 0,
 ) -> Plan:
     """Plans a recipe over open checkpoints. No tensor is read.
 
@@ -43,10 +48,12 @@ def build(
         recipe: what to merge and how.
         base: the open base, if the recipe has one.
         models: the open models, in the recipe's order.
+        donor: the open model whose tokenizer the recipe's vocabulary policy takes, if it names one.
         version: of eutectic; part of what decides the output.
         memory: bytes the run may hold; half of the machine's if None.
         threads: workers; one a usable core if None.
         device: `cpu`, or where torch computes.
+        skip: how many first steps of every chain the models have behind them.
 
     Raises:
         MismatchError: when the models do not fit together; everything at once.
@@ -54,20 +61,31 @@ def build(
         RecipeError: when the recipe asks for what cannot be.
     """
     _check_deltas(base, models)
+    bridged = bridge(recipe, base, models, donor)
+    if bridged is not None:
+        base, models = bridged.base, bridged.models
     report = compare(models, base)
-    decider = Decider(recipe, report, models, base)
+    decider = Decider(recipe, report, models, base, bridged.stored if bridged else None, skip)
     fates = decider.decide()
     inputs = (*([base] if base else []), *models)
     check_spans(fates.merged, inputs)
     fingerprints = {str(number): checkpoint.source.fingerprint() for number, checkpoint in enumerate(inputs)}
-    metadata = {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
-    layout = lay_out(fates.order, recipe.output.shard_size, metadata)
+    metadata = recipe_metadata(recipe)
     tasks = _tasks(recipe, fates.merged, base is not None, metadata)
-    sidecars = _sidecars(recipe, base, models, report, decider, fates)
+    if recipe.output.form == "model":
+        layout = lay_out(fates.order, recipe.output.shard_size, metadata)
+        sidecars = output_files(recipe, base, models, report, decider, fates, bridged)
+    else:  # differences are no model, and nothing should take them for one
+        layout, sidecars = lay_out_one(fates.order, DELTA, metadata | {"eutectic_deltas": "true"}), ()
     double = work_doubles(recipe, fates.merged)
     budget = default_memory() if memory is None else memory
     planned, held = schedule(
-        fates.merged, double, budget=budget, threads=threads or len(os.sched_getaffinity(0)), device=device
+        fates.merged,
+        double,
+        budget=budget,
+        threads=threads or len(os.sched_getaffinity(0)),
+        device=device,
+        reserved=bridged.reserved if bridged else 0,
     )
     once = [read_cost(site, inputs) for site in fates.merged]
     times = readings(fates.merged, double, planned)
@@ -89,11 +107,17 @@ def build(
         device,
         int(costs) + copies,
         costs / sum(once) if sum(once) else 1.0,
-        tuple(report.summary()),
-        _job(recipe, fingerprints, (*layout.shards, *tasks.shards), sidecars, version, device),
+        (*(bridged.notes if bridged else ()), *report.summary()),
+        job_of(recipe, fingerprints, (*layout.shards, *tasks.shards), sidecars, version, device),
         fingerprints,
         tasks,
+        demands=demands(fates.merged),
     )
+
+
+def recipe_metadata(recipe: Recipe) -> dict[str, str]:
+    """Returns what a weight file says of itself."""
+    return {"format": "pt", "eutectic_recipe": json.dumps(recipe.to_dict(), sort_keys=True)}
 
 
 def _tasks(recipe: Recipe, merged: Sequence[Merged], has_base: bool, metadata: Mapping[str, str]) -> ShardLayout:
@@ -140,47 +164,7 @@ def _check_deltas(base: Checkpoint | None, models: Sequence[Checkpoint]) -> None
         raise RecipeError(f"{base.reference}: is an adapter and cannot be the base; name the model it was trained on")
 
 
-def _sidecars(
-    recipe: Recipe,
-    base: Checkpoint | None,
-    models: Sequence[Checkpoint],
-    report: Report,
-    decider: Decider,
-    fates: Fates,
-) -> tuple[Sidecar, ...]:
-    donor = base or models[0]
-    named = dict(zip(recipe.names, models, strict=True)) | ({BASE: base} if base else {})
-    tokenizer = recipe.output.tokenizer
-    chosen: Checkpoint | None = None
-    if tokenizer is not None:
-        place = recipe.find(tokenizer)
-        chosen = named.get(tokenizer) or (models[place] if place is not None else None)
-        if chosen is None or chosen.folder is None:
-            raise RecipeError(f"output.tokenizer: expected base or a model with a folder, found {tokenizer}")
-    parents = {model.reference: model.folder for model in named.values() if model.folder is not None}
-    return plan_sidecars(
-        donor.folder, chosen.folder if chosen else None, _changes(recipe, report, decider, fates), parents
-    )
-
-
-def _changes(recipe: Recipe, report: Report, decider: Decider, fates: Fates) -> ConfigChanges:
-    """What config.json must say differently from the donor's."""
-    blocks: Mapping[str, Sequence[int]] = {}
-    if decider.stack is not None:
-        total = decider.resolver.blocks or 0
-        role = next(iter(report.matches.values())).place.role
-        places = [Place(f"{decider.stack}.{b}.", role, decider.stack, b, 0.0) for b in range(total)]
-        blocks = {decider.stack: [decider.resolver.inputs_for(place)[0].block or 0 for place in places]}
-    rows = None
-    if recipe.vocabulary != "error":
-        axes = report.layout.vocabulary
-        sizes = {site.spec.shape[axes[site.spec.name]] for site in fates.merged if site.spec.name in axes}
-        rows = sizes.pop() if len(sizes) == 1 else None
-    dtype = None if recipe.output.dtype == "as-base" else recipe.output.dtype
-    return ConfigChanges(dtype, blocks, rows)
-
-
-def _job(
+def job_of(
     recipe: Recipe,
     fingerprints: Mapping[str, str],
     shards: Sequence[Shard],

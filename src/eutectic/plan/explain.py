@@ -22,7 +22,7 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
     """
     get = f"{format_bytes(plan.downloads)} to download first" if plan.downloads else "nothing to download"
     lines = [
-        f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.inputs)))}",
+        f"inputs    {', '.join(_input(plan, number) for number in range(len(plan.read)))}",
         f"reads     {format_bytes(plan.reads)} in {plan.sweeps:.3g} sweep(s) over the models; {get}",
         (
             f"writes    {format_bytes(plan.writes)} in {len(plan.files.shards)} "
@@ -36,6 +36,10 @@ def explain(plan: "Plan", *, tensors: bool = False, speed: float | None = None) 
         ),
         f"threads   {plan.schedule.threads} on {plan.device}, slices of {plan.schedule.slice_elements:,} elements",
     ]
+    if plan.calibration is not None:
+        left = "" if plan.calibration.operations else "; all results are stored already"
+        lines.append(f"data      {format_bytes(plan.calibration.peak)} at most for calibration{left}")
+        lines += [f"pass      {said}" for said in plan.calibration.said]
     if plan.tasks.shards:
         kinds = sorted({f"{s.steps[-1].method.name}.{extra.name}" for s in plan.merged for extra in s.extras})
         lines.append(
@@ -65,9 +69,13 @@ def _away(checkpoint: Checkpoint) -> int:
 
 
 def _summary(plan: "Plan") -> list[str]:
-    chains = Counter(", then ".join(step.method.name for step in site.steps) for site in plan.merged)
-    lines = [f"merged    {count} tensors by {chain}" for chain, count in chains.items()]
-    lines += [f"copied    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
+    chains = Counter((", then ".join(step.method.name for step in site.steps), site.aside) for site in plan.merged)
+    lines = [
+        f"merged    {count} tensors by {chain}{f' ({aside})' if aside else ''}"
+        for (chain, aside), count in chains.items()
+    ]
+    fate = "copied" if plan.losses is None else "made  "
+    lines += [f"{fate}    {count} tensors: {why}" for why, count in Counter(each.why for each in plan.copied).items()]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
 
@@ -77,9 +85,10 @@ def _tensor_lines(plan: "Plan") -> list[str]:
         steps = ", then ".join(_step(step.method.name, dict(step.values)) for step in site.steps)
         lines.append(
             f"merged    {site.spec.name} {site.spec.dtype} {list(site.spec.shape)}: {steps}"
-            + (f"; {site.why}" if site.why else "")
+            + "".join(f"; {said}" for said in (site.aside, site.why) if said)
         )
-    lines += [f"copied    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
+    fate = "copied" if plan.losses is None else "made  "
+    lines += [f"{fate}    {e.spec.name} {e.spec.dtype} {list(e.spec.shape)}: {e.why}" for e in plan.copied]
     return lines + [f"dropped   {each.name}: {each.why}" for each in plan.dropped]
 
 
@@ -102,11 +111,11 @@ def describe(plan: "Plan") -> dict[str, Any]:
     """Returns the plan as plain data, for `--json`."""
     return {
         "job": plan.job,
-        "inputs": [checkpoint.reference for checkpoint in plan.inputs],
+        "inputs": [checkpoint.reference for checkpoint in plan.read],
         "reads": plan.reads,
         "writes": plan.writes,
         "downloads": plan.downloads,
-        "downloads_by_input": {each.reference: _away(each) for each in plan.inputs},
+        "downloads_by_input": {each.reference: _away(each) for each in plan.read},
         "sweeps": round(plan.sweeps, 3),
         "peak": plan.peak,
         "budget": plan.budget,
@@ -123,9 +132,20 @@ def describe(plan: "Plan") -> dict[str, Any]:
             ]
             for site in plan.merged
         },
+        "aside": {site.spec.name: site.aside for site in plan.merged if site.aside},
         "copied": {each.spec.name: each.why for each in plan.copied},
         "dropped": {each.name: each.why for each in plan.dropped},
         "notes": list(plan.notes),
+        "calibration": None
+        if plan.calibration is None
+        else {
+            "passes": list(plan.calibration.said),
+            "finished": list(plan.calibration.finished),
+            "results": list(plan.calibration.digests),
+            "peak": plan.calibration.peak,
+            "operations": plan.calibration.operations,
+            "store": str(plan.calibration.store),
+        },
         "left_out": {each.name: each.why for each in plan.left_out},
     }
 

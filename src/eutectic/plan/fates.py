@@ -13,6 +13,7 @@ from eutectic.errors import MismatchError, RecipeError
 from eutectic.layout.layout import Place, with_block
 from eutectic.layout.match import Kind, Match, Report
 from eutectic.layout.roles import Role
+from eutectic.plan.domains import apply_domains
 from eutectic.plan.steps import Copied, Dropped, Feed, Merged
 from eutectic.recipe.model import BASE, Recipe
 from eutectic.recipe.resolve import ResolvedStep, Resolver
@@ -47,13 +48,24 @@ class Decider:
         report: how the models fit together.
         models: the open models; the base is not among them.
         base: the open base, if there is one.
+        stored: by output name, the type that counts as the input's, where a view shows a wider one.
+        skip: how many first steps of every chain somebody else has carried out.
     """
 
-    def __init__(self, recipe: Recipe, report: Report, models: Sequence[Checkpoint], base: Checkpoint | None) -> None:
-        self.recipe, self.report, self.models, self.base = recipe, report, models, base
+    def __init__(
+        self,
+        recipe: Recipe,
+        report: Report,
+        models: Sequence[Checkpoint],
+        base: Checkpoint | None,
+        stored: Mapping[str, DType] | None = None,
+        skip: int = 0,
+    ) -> None:
+        self.recipe, self.report, self.models, self.base, self.skip = recipe, report, models, base, skip
         self.stack = _main_stack(report) if recipe.slices else None
         self.resolver = Resolver(recipe, stack=self.stack)
         self.fates = Fates()
+        self._types = stored or {}
         self._index = {name: number for number, name in enumerate(recipe.names)}
 
     def decide(self) -> Fates:
@@ -67,6 +79,7 @@ class Decider:
             self._one(output)
         problems = list(dict.fromkeys(self.fates.problems))
         if problems:
+            problems = [*self.report.causes, *problems]
             shown = "\n  ".join(problems[:20])
             more = f"\n  and {len(problems) - 20} more" if len(problems) > 20 else ""
             raise MismatchError(f"the models do not fit together:\n  {shown}{more}")
@@ -201,7 +214,7 @@ class Decider:
         self.fates.order.append(spec)
 
     def _merge(self, output: _Output, kinds: Mapping[Kind, str]) -> None:
-        steps = self.resolver.steps_for(output.place)
+        steps = self.resolver.steps_for(output.place)[self.skip :]
         base = output.base.base if output.base else None
         held = [(name, self._held(name, match)) for name, match in output.inputs]
         rows, shape = self._rows(output, base, [spec for _, spec in held], kinds)
@@ -220,7 +233,7 @@ class Decider:
         elif all(feed.zero for feed in models) and base is not None:
             self._copy(output.name, base, 0, "no model changes it")
         else:
-            steps = tuple(_only(step, present, len(feeds)) for step in steps)
+            steps = tuple(step.only(present, len(feeds)) for step in steps)
             self._site(output, steps, base, models, shape, kinds)
 
     def _site(
@@ -232,14 +245,22 @@ class Decider:
         shape: tuple[int, ...],
         kinds: Mapping[Kind, str],
     ) -> None:
+        applied = apply_domains(steps, output.place.role, shape, len(models))
+        steps = applied.steps
+        if not steps:
+            self._keep_base(output, base, shape, applied.why)
+            return
         needs = [step.method.needs_for(dict(step.values)) for step in steps]
         wants_base = any(need.base or (need.base_counts and self.base is not None) for need in needs)
         wants_base = wants_base or any(feed.delta or feed.numel < _numel(shape) for feed in models)
         if wants_base and base is None:
+            if self.base is None:  # needed with these options only, or the recipe's check would have said so
+                names = ", ".join(step.method.name for step, need in zip(steps, needs, strict=True) if need.base)
+                raise RecipeError(f"{output.name}: {names} needs a base with these options; add `base:`")
             names = ", ".join(step.method.name for step in steps)
             self.fates.problems.append(f"{output.name}: {names} needs the base's tensor, and the base lacks it")
             return
-        stored = self._stored(base, models)
+        stored = self._stored(output.name, base, models)
         spec = TensorSpec(output.name, shape, stored)
         feed = self._feed(base, 0) if wants_base and base is not None else None
         for need, step in zip(needs, steps, strict=True):
@@ -248,8 +269,15 @@ class Decider:
                 problem = f"{output.name}: {step.method.name} takes {need.models} models, found {count}"
                 self.fates.problems.append(problem)
                 return
-        self.fates.merged.append(Merged(spec, steps, feed, models, "; ".join(kinds.values())))
+        self.fates.merged.append(Merged(spec, steps, feed, models, "; ".join(kinds.values()), applied.why))
         self.fates.order.append(spec)
+
+    def _keep_base(self, output: _Output, base: TensorSpec | None, shape: tuple[int, ...], why: str) -> None:
+        if base is None or base.shape != shape:
+            found = "lacks it" if base is None else f"has {list(base.shape)} for {list(shape)}"
+            self.fates.problems.append(f"{output.name}: {why}, and the base {found}; give it a method by a rule")
+        else:
+            self._copy(output.name, base, 0, why)
 
     def _held(self, name: str, match: Match | None) -> TensorSpec | None:
         if match is None:
@@ -283,10 +311,10 @@ class Decider:
             found = ", ".join(str(list(shape)) for shape in sorted(shapes))
             self.fates.problems.append(kinds.get(Kind.SHAPE, f"{output.name}: shapes differ: {found}"))
             return 0, None
-        if self.recipe.vocabulary == "error":
-            self.fates.problems.append(f"{kinds[Kind.VOCABULARY]}; set vocabulary: truncate or vocabulary: base")
+        if self.recipe.vocabulary.rows == "error":
+            self.fates.problems += [*self.report.tokens, kinds[Kind.VOCABULARY]]
             return 0, None
-        if self.recipe.vocabulary == "base":
+        if self.recipe.vocabulary.rows == "base":
             if base is None or len({spec.dtype for spec in specs}) > 1:
                 self.fates.problems.append(f"{output.name}: vocabulary: base needs a base, and one dtype in all models")
                 return 0, None
@@ -303,17 +331,20 @@ class Decider:
     def _feed(self, spec: TensorSpec, source: int) -> Feed:
         return Feed(source, spec.name, spec.dtype, spec.numel)
 
-    def _stored(self, base: TensorSpec | None, models: tuple[Feed, ...]) -> DType:
+    def _stored(self, name: str, base: TensorSpec | None, models: tuple[Feed, ...]) -> DType:
         wanted = self.recipe.output.dtype
         if wanted != "as-base":
             return DTYPES[TORCH_NAMES[wanted]]
+        if name in self._types:
+            return self._types[name]
         return base.dtype if base is not None else models[0].dtype
 
     def _copy(self, name: str, spec: TensorSpec, source: int, why: str) -> None:
         """Takes a tensor as it is: its bytes, or one rounding when the output has another float type."""
         feed = self._feed(spec, source)
         wanted = self.recipe.output.dtype
-        stored = DTYPES[TORCH_NAMES[wanted]] if wanted != "as-base" and spec.dtype.mergeable else spec.dtype
+        own = self._types.get(name, spec.dtype)
+        stored = DTYPES[TORCH_NAMES[wanted]] if wanted != "as-base" and spec.dtype.mergeable else own
         out = TensorSpec(name, spec.shape, stored)
         self.fates.copied.append(Copied(out, feed, why))
         self.fates.order.append(out)
@@ -324,18 +355,6 @@ class Decider:
 
 def _numel(shape: tuple[int, ...]) -> int:
     return TensorSpec("", shape, DTYPES["F32"]).numel
-
-
-def _only(step: ResolvedStep, present: tuple[int, ...], n: int) -> ResolvedStep:
-    """Keeps the per-model values of the models that hold the tensor."""
-    if len(present) == n:
-        return step
-    per_model = {p.name for p in step.method.parameters if p.bounds.per_model}
-    values = {
-        name: tuple(value[number] for number in present) if name in per_model and isinstance(value, tuple) else value
-        for name, value in step.values.items()
-    }
-    return ResolvedStep(step.method, values, step.coefficients)
 
 
 def _main_stack(report: Report) -> str:

@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from eutectic.checkpoint.open import Located, is_adapter, locate, open_located, parse_reference
+from eutectic.checkpoint.open import Located, is_adapter, is_adapter_file, locate, open_located, parse_reference
 from eutectic.checkpoint.source import Checkpoint
 
 if TYPE_CHECKING:  # recipes know the methods and so load torch, which opening a model does not need
@@ -47,7 +47,8 @@ def open_input(
     """
     parsed = parse_reference(_rooted(reference, root))
     located = locate(parsed, pickles=pickles, offline=offline)
-    alone = located.path.is_dir() and is_adapter(located.path) and not _has_weights(located)
+    folder = located.path.is_dir() and is_adapter(located.path) and not _has_weights(located)
+    alone = folder or is_adapter_file(located.path)
     if parsed.adapter is None and not alone:
         return open_located(reference, located, pickles=pickles)
     # Here, since adapters load the compiled kernels (half a second), and most models are none.
@@ -110,6 +111,18 @@ def _open_task(reference: str, task: str, base: str | None, how: Options) -> Che
     except BaseException:
         merged.source.close()
         raise
+
+
+def open_donor(recipe: "Recipe", *, offline: bool = False) -> Checkpoint | None:
+    """Opens the model whose tokenizer a recipe's vocabulary policy takes, if it names one.
+
+    Raises:
+        CheckpointError: when it is missing or broken.
+    """
+    donor = recipe.vocabulary.donor
+    if donor is None:
+        return None
+    return open_input(donor, root=recipe.root, pickles=recipe.pickles, offline=offline)
 
 
 def _rooted(reference: str, root: Path | None) -> str:

@@ -12,6 +12,7 @@ from eutectic.methods.declare import Locality
 from eutectic.numerics.kernels import GRAIN
 from eutectic.plan.steps import Memory, Merged, Schedule
 from eutectic.quantities import format_bytes
+from eutectic.recipe.resolve import ResolvedStep
 from eutectic.stats.fold import Part, Scope, Statistic
 
 #: Elements of a slice when memory is no matter: large enough that calls cost nothing, small enough to stay in cache.
@@ -22,10 +23,19 @@ HELD = 16 << 20
 SLACK = 24 << 20
 #: What torch frees stays with the C allocator, in pieces the next temporary may not fit: measured, twice what is live.
 KEPT = 2
+#: Pieces from this size on go back to the system at once (the greatest threshold of glibc's malloc).
+MAPPED = 32 << 20
 
 
+#: Bytes that ranking a row takes an element of it, tables included.
+RANKING = 96
 #: Rows of a slice begin at multiples of this many bytes.
 ALIGN = 64
+
+
+def part_of(site: Merged) -> Part:
+    """Returns a site's tensor as statistics know it."""
+    return Part(site.spec.name, site.spec.numel, site.spec.shape)
 
 
 def arena_bytes(site: Merged, elements: int) -> int:
@@ -51,16 +61,38 @@ def site_folds(site: Merged) -> list[Statistic]:
     return found
 
 
-def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool) -> int:
-    """Bytes of one slice in flight: its rows, its output, and what computing it takes."""
+def must_be_whole(site: Merged) -> bool:
+    """Whether a site is held whole on its visit: for its map, or for a statistic of its own."""
+    own = (fold.whole and fold.scope is Scope.TENSOR for fold in site_folds(site))
+    return site.locality is Locality.TENSOR or any(own)
+
+
+def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool, wholes: Sequence[Statistic] = ()) -> int:
+    """Bytes of one slice in flight: its rows, its output, and what computing it takes.
+
+    `wholes` are statistics that see this slice, which is then the tensor, through torch.
+    """
     rows = sum(elements * feed.dtype.bits // 8 + 64 for feed in site.feeds)
     out = elements * site.spec.dtype.bits // 8 + sum(extras_bytes(site, 0, elements))
-    if fused:
-        return rows + out
-    work = 8 if double else 4
-    scratch = max(step.method.needs_for(dict(step.values)).scratch for step in site.steps)
-    live = int(elements * work * (len(site.feeds) + 1 + (len(site.models) + 1) * (1 + scratch)))
-    return rows + out + KEPT * live
+    work, n = 8 if double else 4, len(site.models)
+    if fused and not wholes:
+        ranked = min(site.spec.numel, GRAIN + 2 * site.width) if site.width > 1 else 0
+        return rows + out + ranked * n * len(site.steps) * work + RANKING * site.width
+    shape = site.spec.shape if elements == site.spec.numel else (elements,)
+    scratch = [0.0] if fused else [_scratch(step, n, shape) for step in site.steps]
+    scratch += [statistic.scratch(n, shape) for statistic in wholes]
+    live = int(work * (elements * (len(site.feeds) + n + 2) + max(scratch)))
+    return rows + out + _kept(elements * work) * live
+
+
+def _kept(piece: int) -> int:
+    """How much memory stays with the allocator for what is live, in temporaries of this size."""
+    return KEPT if piece < MAPPED else 1
+
+
+def _scratch(step: ResolvedStep, n: int, shape: tuple[int, ...]) -> float:
+    # One row more than there are models: a base that counts is one of them.
+    return step.method.needs_for(dict(step.values)).scratch_elements(n + 1, shape)
 
 
 class _Costs:
@@ -71,11 +103,23 @@ class _Costs:
         self.double = {id(site): double for site, double in zip(merged, doubles, strict=True)}
         self.fused = {id(site): site.fused and device == "cpu" for site in merged}
         self.folds = {id(site): site_folds(site) for site in merged}
-        self.whole = [site for site in merged if site.locality is Locality.TENSOR]
+        self.wholes = {id(site): [each for each in self.folds[id(site)] if each.whole] for site in merged}
+        self.by_rows = {id(site) for site in merged if any(fold.whole_rows for fold in self.folds[id(site)])}
+        self.whole = [site for site in merged if site.locality is Locality.TENSOR or self.wholes[id(site)]]
         self.own = [site for site in merged if any(f.scope is Scope.TENSOR for f in self.folds[id(site)])]
 
     def of(self, site: Merged, elements: int) -> int:
         return _slice_bytes(site, elements, self.double[id(site)], self.fused[id(site)])
+
+    def whole_of(self, site: Merged) -> int:
+        """What a site costs that must be whole, for its map or for a statistic."""
+        return _slice_bytes(site, site.spec.numel, self.double[id(site)], self.fused[id(site)], self.wholes[id(site)])
+
+    def lane_of(self, site: Merged) -> int:
+        """What one thread more takes that works on a site which is whole."""
+        n, shape, double = len(site.models), site.spec.shape, self.double[id(site)]
+        work = 8 if double else 4
+        return _kept(site.spec.numel * work) * int(work * max(_scratch(step, n, shape) for step in site.steps))
 
     def sliced(self, elements: int) -> int:
         """The dearest slice of that many elements."""
@@ -83,7 +127,9 @@ class _Costs:
         return max((self.of(site, self._grid(site, elements)) for site in sites), default=0)
 
     def _grid(self, site: Merged, elements: int) -> int:
-        if site.locality is Locality.ROW:
+        if site.width > 1:  # a statistic's slices end within rows, which are read to their ends
+            return min(site.spec.numel, max(elements, site.width) + 2 * site.width)
+        if id(site) in self.by_rows:
             width = site.spec.shape[-1] if len(site.spec.shape) > 1 else site.spec.numel
             return min(site.spec.numel, max(elements, width))
         return min(site.spec.numel, elements)
@@ -97,22 +143,33 @@ class _Costs:
                 if statistic.scope is Scope.MODEL:
                     scopes[statistic].append(site)
                 else:
-                    parts = [Part(site.spec.name, site.spec.numel)]
+                    parts = [part_of(site)]
                     most = max(most, statistic.nbytes(parts, len(site.models)))
         for statistic, sites in scopes.items():
-            parts = [Part(site.spec.name, site.spec.numel) for site in sites]
+            parts = [part_of(site) for site in sites]
             most = max(most, statistic.nbytes(parts, len(sites[0].models)))
         return most * 2  # a state and the narrower one that follows it
 
 
 def schedule(
-    merged: Sequence[Merged], doubles: Sequence[bool], *, budget: int, threads: int, device: str
+    merged: Sequence[Merged], doubles: Sequence[bool], *, budget: int, threads: int, device: str, reserved: int = 0
 ) -> tuple[Schedule, Memory]:
     """Fits a run into a budget: fewer and smaller slices before fewer threads.
+
+    `reserved`: bytes that inputs hold whatever the schedule (tables of tokens, rows that are predicted).
 
     Raises:
         OverBudget: when nothing fits; names the dearest site and the least budget that works.
     """
+    if reserved:
+        try:
+            planned, held = schedule(merged, doubles, budget=budget - reserved, threads=threads, device=device)
+        except OverBudget as error:
+            needed = error.needed + reserved
+            text = f"matching tokens holds {format_bytes(reserved)}, and the rest takes "
+            text += f"{format_bytes(error.needed)}; give at least --memory {-(-needed // 2**20)}MiB"
+            raise OverBudget(text, needed) from error
+        return planned, Memory(held.buffers, held.folds, held.slack + reserved)
     costs = _Costs(merged, doubles, device)
     states = costs.states()
     for workers in range(max(1, threads), 0, -1):
@@ -120,7 +177,7 @@ def schedule(
         size = SLICE
         while size > GRAIN and costs.sliced(size) > room:
             size //= 2
-        whole = max((costs.of(site, site.spec.numel) for site in costs.whole), default=0)
+        whole = max((costs.whole_of(site) for site in costs.whole), default=0)
         if costs.sliced(size) <= room and (not whole or whole <= budget - SLACK - workers * states):
             return _settle(costs, states, budget, workers, size, whole)
     raise _over(costs, states, budget)
@@ -134,15 +191,33 @@ def _settle(costs: _Costs, states: int, budget: int, workers: int, size: int, wh
     held = [arena_bytes(site, site.spec.numel) for site in costs.own]
     limit = min(room - slices, HELD)
     resident = max((each for each in held if each <= limit), default=0)
-    crew = min(workers, (budget - SLACK - workers * states) // whole) if whole else workers
-    buffers = max(workers * (slices + resident), crew * whole)
-    return Schedule(workers, size, resident, crew), Memory(buffers, workers * states, SLACK)
+    crew, lanes, alone = _crew(costs, budget - SLACK - workers * states, workers, whole)
+    lane = max((costs.lane_of(site) for site in costs.whole), default=0)
+    held_whole = max(crew * (whole + (lanes - 1) * lane), whole + (alone - 1) * lane)
+    buffers = max(workers * (slices + resident), held_whole)
+    return Schedule(workers, size, resident, crew, lanes, alone), Memory(buffers, workers * states, SLACK)
+
+
+def _crew(costs: _Costs, room: int, workers: int, whole: int) -> tuple[int, int, int]:
+    """How many sites are whole in memory at once, and how many threads each may use: then, and when it is alone.
+
+    More sites before more threads a site: sites need not wait for one another.
+    """
+    if not whole:
+        return workers, 1, 1
+    lane = max(costs.lane_of(site) for site in costs.whole)
+    crew = min(workers, len(costs.whole), room // whole)
+    lanes, alone = (
+        min(workers // sites, 1 + (room // sites - whole) // lane if lane else workers) for sites in (crew, 1)
+    )
+    return crew, lanes, alone
 
 
 def _over(costs: _Costs, states: int, budget: int) -> OverBudget:
-    slices = max(costs.merged, key=lambda site: costs.of(site, min(site.spec.numel, GRAIN)))
-    whole = max(costs.whole, key=lambda site: costs.of(site, site.spec.numel), default=slices)
-    size = costs.of(whole, whole.spec.numel) if costs.whole else costs.sliced(GRAIN)
+    cut = [site for site in costs.merged if site.locality is not Locality.TENSOR]
+    slices = max(cut, key=lambda site: costs.of(site, min(site.spec.numel, GRAIN)), default=costs.merged[0])
+    whole = max(costs.whole, key=costs.whole_of, default=slices)
+    size = costs.whole_of(whole) if costs.whole else costs.sliced(GRAIN)
     needed = SLACK + states + max(size, costs.sliced(GRAIN))
     how = "whole" if costs.whole else f"in slices of {GRAIN} elements"
     return OverBudget(

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from eutectic.plan.memory import arena_bytes, site_folds
+from eutectic.plan.memory import arena_bytes, must_be_whole, site_folds
 from eutectic.plan.steps import Merged, Schedule
 from eutectic.stats.fold import Scope, Statistic
 
@@ -23,7 +23,7 @@ def readings(merged: Sequence[Merged], doubles: Sequence[bool], schedule: Schedu
     found = []
     for site, statistics, double in zip(merged, folds, doubles, strict=True):
         count = 1.0
-        held = arena_bytes(site, site.spec.numel) <= schedule.resident_bytes
+        held = arena_bytes(site, site.spec.numel) <= schedule.resident_bytes or must_be_whole(site)
         spans = any(statistic.scope is Scope.MODEL for statistic in statistics)
         for statistic in statistics:
             if statistic.scope is Scope.MODEL:

@@ -1,7 +1,8 @@
 """A plan: every output tensor with its fate, where its bytes come from, and what running it will cost."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eutectic.checkpoint.remote import missing
@@ -14,6 +15,7 @@ from eutectic.methods.extras import Extra
 from eutectic.plan.explain import describe, explain
 from eutectic.recipe.model import Recipe
 from eutectic.recipe.resolve import ResolvedStep
+from eutectic.stats.fold import Calibrated
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Merged:
         base: the base's row, when the chain or a delta needs it.
         models: one row per model.
         why: what is special about it, for the plan's listing.
+        aside: why other methods than the recipe's make it, if they do.
     """
 
     spec: TensorSpec
@@ -54,6 +57,7 @@ class Merged:
     base: Feed | None
     models: tuple[Feed, ...]
     why: str = ""
+    aside: str = ""
 
     @property
     def feeds(self) -> tuple[Feed, ...]:
@@ -79,7 +83,18 @@ class Merged:
     @property
     def fused(self) -> bool:
         """Whether the CPU kernels can express the whole chain."""
-        return self.locality is Locality.ELEMENT and all(step.method.fused is not None for step in self.steps)
+        needs = [step.method.needs_for(dict(step.values)) for step in self.steps]
+        described = all(
+            step.method.fused is not None and need.fused for step, need in zip(self.steps, needs, strict=True)
+        )
+        return described and self.locality < Locality.TENSOR
+
+    @property
+    def width(self) -> int:
+        """Elements that must be seen together: those of a row where the chain goes by rows, else one."""
+        if self.locality is not Locality.ROW:
+            return 1
+        return max(1, self.spec.shape[-1] if len(self.spec.shape) > 1 else self.spec.numel)
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,47 @@ class Dropped:
 
     name: str
     why: str
+
+
+@dataclass(frozen=True)
+class Demand:
+    """Results of calibration that sites read: of one model on its data, at some tensors.
+
+    Attributes:
+        statistic: what is taken.
+        source: position in `Plan.inputs` of the model whose data it is, and whose weights unless the statistic says
+            the base's or the merged ones.
+        tensors: names in that model; those of an adapter are the base's.
+    """
+
+    statistic: Calibrated
+    source: int
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration does before a merge, and where its results are kept.
+
+    Attributes:
+        store: the folder of results.
+        digests: of each of the plan's demands: its folder in the store.
+        finished: whether each demand's results are there already.
+        said: what each pass does, in words.
+        peak: bytes that it holds at most.
+        operations: multiplications and additions of what is still to be done.
+        digest: of all that decides the results.
+        job: the plan's own digest, without the data.
+    """
+
+    store: Path
+    digests: tuple[str, ...]
+    finished: tuple[bool, ...]
+    said: tuple[str, ...]
+    peak: int
+    operations: float
+    digest: str
+    job: str
 
 
 @dataclass(frozen=True)
@@ -123,17 +179,25 @@ class Schedule:
         slice_elements: most elements of a slice; a multiple of the grain.
         resident_bytes: a site with statistics of its own whose rows take at most this is read once, and held.
         whole_threads: workers at once on sites that must be whole in memory.
+        lanes: threads that each of these may use for work of one site that falls apart by itself.
+        alone: the same, for a site that no other is visited beside.
     """
 
     threads: int
     slice_elements: int
     resident_bytes: int
     whole_threads: int
+    lanes: int = 1
+    alone: int = 1
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All a run needs to know. Nothing but headers was read to make it."""
+    """All a run needs to know. Nothing but headers was read to make it.
+
+    `losses` is there when the output is an adapter, whose tensors are copied from a source that makes them: it tells,
+    once they are made, what cutting them to their rank lost.
+    """
 
     recipe: Recipe
     inputs: tuple[Checkpoint, ...]
@@ -154,6 +218,9 @@ class Plan:
     job: str
     fingerprints: Mapping[str, str]
     tasks: ShardLayout
+    losses: Callable[[], Mapping[str, Any]] | None = None
+    demands: tuple[Demand, ...] = ()
+    calibration: Calibration | None = None
 
     @property
     def files(self) -> ShardLayout:
@@ -161,9 +228,14 @@ class Plan:
         return ShardLayout(self.tasks.shards + self.layout.shards, self.layout.index)
 
     @property
+    def read(self) -> tuple[Checkpoint, ...]:
+        """The inputs that are read; the last one of an adapter's plan is made from the others instead."""
+        return self.inputs if self.losses is None else self.inputs[:-1]
+
+    @property
     def peak(self) -> int:
         """Bytes the run holds at most, the interpreter and libraries not counted."""
-        return self.memory.peak
+        return max(self.memory.peak, self.calibration.peak if self.calibration else 0)
 
     @property
     def downloads(self) -> int:

@@ -5,11 +5,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from eutectic.errors import RecipeError
+from pydantic import TypeAdapter, ValidationError
+
+from eutectic.errors import RecipeError, nearest
 from eutectic.methods import METHODS, get
 from eutectic.methods.declare import Method, Parameter
-from eutectic.recipe.model import Step
-from eutectic.recipe.values import Coefficient, Value
+from eutectic.recipe.model import Chain, Step
+from eutectic.recipe.values import Coefficient, LinesScale, Value, show
+from eutectic.stats.fold import Calibrated, Norm
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,31 @@ def check_value(method: Method[Any], parameter: Parameter, value: Value) -> None
         if not parameter.bounds.per_model or parameter.kind != "float":
             raise RecipeError(f"{method.name}: {parameter.name} is one value for all models; found a source of weights")
         return
-    if isinstance(value, tuple) and parameter.kind != "float":
-        raise RecipeError(f"{method.name}: {parameter.name} does not vary over depth; found a list")
+    if isinstance(value, tuple | LinesScale) and parameter.kind != "float":
+        found = "a list" if isinstance(value, tuple) else "lines"
+        raise RecipeError(f"{method.name}: {parameter.name} does not vary over depth; found {found}")
+    if isinstance(value, LinesScale):
+        return  # its numbers are checked where they are known, tensor by tensor
     for entry in value if isinstance(value, tuple) else (value,):
         parameter.check(entry, method.name)
+
+
+def asked(raw: object) -> tuple[Calibrated, ...]:
+    """Returns the statistics of data that a chain, written as in a recipe, asks for.
+
+    Raises:
+        RecipeError: when it is not a chain, or names an unknown method.
+    """
+    try:
+        steps = TypeAdapter(Chain).validate_python(raw)
+    except ValidationError as error:
+        raise RecipeError(f"expected a method as a recipe writes it, found {show(raw)}") from error
+    found: dict[Calibrated, None] = {}
+    for bound in bind(steps):
+        values = {own.name: bound.step.parameters.get(own.name, own.default) for own in bound.method.parameters}
+        for name in bound.step.parameters:
+            if name not in values:
+                raise RecipeError(f"unknown parameter {name} of {bound.method.name}{nearest(name, values)}")
+        for each in bound.method.calibrated(**values).values():
+            found[each.over if isinstance(each, Norm) else each] = None
+    return tuple(found)

@@ -8,10 +8,12 @@ from typing import NamedTuple
 from eutectic.errors import RecipeError, nearest
 from eutectic.layout.roles import Role
 from eutectic.methods import METHODS
-from eutectic.methods.declare import REQUIRED
+from eutectic.methods.declare import REQUIRED, Domain
+from eutectic.recipe.calibration import for_model
 from eutectic.recipe.chain import Bound, ambiguous, bind_loosely, check_value, miscount, owners
 from eutectic.recipe.model import BASE, ModelEntry, Output, Recipe, Rule, Slice, Step
-from eutectic.recipe.values import Coefficient, Value, show
+from eutectic.recipe.values import Coefficient, NanWeights, Value, show
+from eutectic.recipe.vocabulary import JOINED
 
 Key = tuple[str | int, ...]
 #: Stages within stages: more is a mistake or an attack.
@@ -35,7 +37,11 @@ def check(recipe: Recipe) -> None:
     Raises:
         RecipeError: with all problems, one a line.
     """
-    found = problems(recipe)
+    refuse(problems(recipe))
+
+
+def refuse(found: Sequence[Problem]) -> None:
+    """Raises RecipeError with all problems, one a line, if there are any."""
     if found:
         raise RecipeError("\n".join(f"{dotted(problem.key)}: {problem.text}" for problem in found))
 
@@ -84,7 +90,9 @@ class _Checker:
             yield from self.slice(("slices", place), piece)
         for place, rule in enumerate(self.recipe.rules):
             yield from self.rule(("rules", place), rule)
+        yield from self.form()
         yield from self.policies()
+        yield from self.calibration()
         if self.complete:
             yield from self.absent()
 
@@ -109,8 +117,12 @@ class _Checker:
         if self.stage >= DEEPEST_STAGE:
             yield Problem(key, f"expected at most {DEEPEST_STAGE} recipes within one another, found more")
             return
-        if inner.output != Output():
-            yield Problem((*key, "output"), "only the outermost recipe writes an output; move it there")
+        sized = {"form", "rank", "error"} if inner.output.form == "adapter" else set()
+        if inner.output.model_copy(update={k: getattr(Output(), k) for k in sized}) != Output():
+            text = (
+                "only the outermost recipe writes an output; of a stage's, form: adapter, rank and error have a meaning"
+            )
+            yield Problem((*key, "output"), text)
         for problem in _Checker(inner, self.complete, self.stage + 1).run():
             yield Problem(key + problem.key, problem.text)
 
@@ -143,6 +155,8 @@ class _Checker:
             if bound is None:
                 continue
             method, last = bound[place].method, place == len(steps) - 1
+            if method.needs.domain is Domain.FACTORS and place:
+                yield Problem((*key, place), f"{method.name} works on stored factors; put it first in the chain")
             if method.combines and not last:
                 yield Problem((*key, place), f"{method.name} makes one model of all; only the last of a chain may")
             if last and not method.combines:
@@ -182,9 +196,12 @@ class _Checker:
         found = owners(chain, name)
         if not found:
             yield Problem(key, _unknown(name, [chain], ()))
-        if isinstance(value, Coefficient) and value.of == "delta" and self.recipe.base is None and self.complete:
+        if isinstance(value, NanWeights) and value.of == "delta" and self.recipe.base is None and self.complete:
             yield Problem(key, "norms of differences need a base; add `base:`, or use `of: finetuned`")
         for place, parameter in found:
+            if isinstance(value, Coefficient) and chain[place].method.needs.domain is Domain.FACTORS:
+                yield Problem(key, f"{chain[place].method.name} sees factors, which a source of weights cannot measure")
+                continue
             try:
                 check_value(chain[place].method, parameter, value)
             except RecipeError as error:
@@ -238,20 +255,76 @@ class _Checker:
         if not rule.set and rule.keep is None and rule.method is None:
             yield Problem(key, "expected set, keep or method, found none: the rule changes nothing")
 
+    def form(self) -> Iterator[Problem]:
+        """What is written: an adapter's size belongs to an adapter, and differences know no blocks of other models."""
+        output = self.recipe.output
+        for key in ("rank", "error", "rest"):
+            if getattr(output, key) != getattr(Output(), key) and output.form != "adapter":
+                yield Problem(("output", key), f"{key} is an adapter's; write form: adapter beside it")
+        if output.form != "model" and self.recipe.slices:
+            yield Problem(("slices",), f"slices make a model of other blocks, which is no {output.form} of the base")
+        if output.form != "model" and output.tokenizer is not None:
+            yield Problem(("output", "tokenizer"), f"expected form: model, found {output.form}, which has no tokenizer")
+
     def policies(self) -> Iterator[Problem]:
         """Policies that lean on a base, and the tokenizer's donor."""
         if self.recipe.output.tokenizer is not None:
             yield from self.known(("output", "tokenizer"), self.recipe.output.tokenizer)
-        for key in ("missing", "buffers", "vocabulary"):
-            if getattr(self.recipe, key) == BASE and self.recipe.base is None and self.complete:
+        policies = {key: getattr(self.recipe, key) for key in ("missing", "buffers")}
+        for key, policy in (policies | {"vocabulary": self.recipe.vocabulary.rows}).items():
+            if policy == BASE and self.recipe.base is None and self.complete:
                 yield Problem((key,), f"{key}: base needs a base; add `base:`, or choose another policy")
+        yield from self.vocabulary()
+
+    def vocabulary(self) -> Iterator[Problem]:
+        """The models that a policy by token names."""
+        policy = self.recipe.vocabulary
+        if not policy.by_token:
+            return
+        if policy.rows != "error":
+            yield Problem(("vocabulary",), f"rows are {policy.rows} or matched by token, not both; remove one")
+        if self.stage:
+            yield Problem(("vocabulary",), "only the outermost recipe writes a tokenizer; match its tokens there")
+        if self.recipe.output.tokenizer is not None:
+            text = "the vocabulary says whose tokenizer it is; remove one of them"
+            yield Problem(("output", "tokenizer"), text)
+        if policy.tokenizer is not None and policy.tokenizer not in JOINED:
+            for problem in self.known(("vocabulary", "tokenizer"), policy.tokenizer):
+                hint = nearest(policy.tokenizer, JOINED)
+                yield Problem(problem.key, f"{problem.text}{hint or ', or one of ' + ', '.join(JOINED)}")
+        for token, source in policy.tokens.items():
+            if source.model is not None:
+                yield from self.known(("vocabulary", "tokens", token, "model"), source.model)
+
+    def calibration(self) -> Iterator[Problem]:
+        """Data for every model, and for none that there is not."""
+        said = self.recipe.calibration
+        if said is None:
+            return
+        if self.stage:
+            yield Problem(
+                ("calibration",), "expected calibration in the outermost recipe alone; merge this stage first"
+            )
+        tables = {"data": said.data, "samples": said.samples}
+        tables |= {} if said.head is None else {"head": said.head.weights}
+        for key, table in tables.items():
+            for name in table:
+                if name != "*":
+                    yield from self.known(("calibration", key), name, base=False)
+            if key == "data" and "*" not in table and self.complete:
+                for name in self.recipe.names:
+                    if for_model(table, name) is None and self.recipe.find(name) is not None:
+                        yield Problem(
+                            ("calibration", key), f"expected data for every model, found none for {show(name)}"
+                        )
 
     def absent(self) -> Iterator[Problem]:
         """What is missing: a base, models, sources, required values."""
         for key, chain in self.chains.items():
             for place, bound in enumerate(chain or ()):
                 where = (*key, place)
-                if bound.method.needs.base and self.recipe.base is None:
+                # Differences are merged around zeros, so adapters that stay adapters need no base.
+                if bound.method.needs.base and self.recipe.base is None and self.recipe.output.form == "model":
                     yield Problem(where, f"{bound.method.name} needs a base; add `base:`")
                 for site, count, base in self.counts(where):
                     text = miscount(bound.method, count, base)

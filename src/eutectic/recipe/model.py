@@ -17,11 +17,15 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, Str
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.quantities import parse_bytes
+from eutectic.recipe.calibration import Calibration
 from eutectic.recipe.document import dump
 from eutectic.recipe.values import Part, Text, Value, plain_value, read_text, read_value, show
+from eutectic.recipe.vocabulary import Vocabulary
 
 #: What the recipe calls its base wherever a model may be named.
 BASE = "base"
+#: Templates of tool-calling models reach a few ten thousand characters.
+LONGEST_TEMPLATE = 200_000
 
 T = TypeVar("T")
 
@@ -68,6 +72,15 @@ def _read_size(raw: object) -> int:
     if not 0 < size < 2**63:
         raise ValueError(f"expected a size such as '5GB', found {show(raw)}")
     return size
+
+
+def _read_template(raw: object) -> str:
+    """Reads a name, or Jinja text of several lines."""
+    if isinstance(raw, str) and ("{{" in raw or "{%" in raw):
+        if len(raw) > LONGEST_TEMPLATE:
+            raise ValueError(f"expected a template of at most {LONGEST_TEMPLATE} characters, found {len(raw)}")
+        return raw
+    return read_text(raw)
 
 
 Reference = Annotated[str, PlainValidator(_read_reference)]
@@ -262,11 +275,24 @@ class Output(Part):
         dtype: the type of the written tensors; `as-base` keeps the base's, or the first model's without a base.
         shard_size: largest weight file, in bytes; written as a number or as `5GB`.
         tokenizer: `base` or a model, whose tokenizer is copied; by default the base's, or the first model's.
+        form: a `model`; an `adapter`, a PEFT folder of low-rank factors; or a `delta`, the merged difference from the
+            base as dense tensors.
+        rank: the most an adapter's updates may have. Without `rank` and `error` nothing is cut off.
+        error: the share of each update's norm that an adapter may lose; ranks follow, tensor by tensor.
+        rest: what becomes of tensors that differ and that factors cannot hold, such as norms: refused, stored in full
+            beside the factors, or left out.
+        chat_template: `auto` (what most models have), `base` or a model, a known one (`chatml` ...), or Jinja text; by
+            default the tokenizer's own.
     """
 
     dtype: Literal["as-base", "float32", "bfloat16", "float16", "float64"] = "as-base"
     shard_size: Size = 5 * 10**9
     tokenizer: Text | None = None
+    form: Literal["model", "adapter", "delta"] = "model"
+    rank: Annotated[StrictInt, Field(ge=1, lt=10**6)] | None = None
+    error: Annotated[float, Field(gt=0, lt=1)] | None = None
+    rest: Literal["error", "save", "drop"] = "error"
+    chat_template: Annotated[str, PlainValidator(_read_template)] | None = None
 
 
 class Recipe(Part):
@@ -276,7 +302,7 @@ class Recipe(Part):
     """
 
     base: Reference | None = None
-    models: Annotated[tuple[ModelEntry, ...], AfterValidator(_not_empty)]
+    models: Annotated[tuple[ModelEntry, ...], BeforeValidator(_several), AfterValidator(_not_empty)]
     method: Chain
     rules: tuple[Rule, ...] = ()
     slices: tuple[Slice, ...] = ()
@@ -285,9 +311,10 @@ class Recipe(Part):
     missing: Literal["error", "base", "present"] = "error"
     extra: Literal["error", "copy", "drop"] = "error"
     buffers: Literal["error", "base"] = "error"
-    vocabulary: Literal["error", "truncate", "base"] = "error"
+    vocabulary: Vocabulary = Vocabulary()
     non_finite: Literal["error", "keep"] = "error"
     pickles: StrictBool = False
+    calibration: Calibration | None = None
     output: Output = Output()
     root: Path | None = Field(default=None, exclude=True, repr=False)
 
@@ -314,7 +341,13 @@ class Recipe(Part):
             written["rules"] = [rule.plain() for rule in self.rules]
         if self.slices:
             written["slices"] = [piece.plain() for piece in self.slices]
-        options = self.model_dump(exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root"})
+        if self.vocabulary != Vocabulary():
+            written["vocabulary"] = self.vocabulary.plain()
+        if self.calibration is not None:
+            written["calibration"] = self.calibration.plain()
+        options = self.model_dump(
+            exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root", "calibration"}
+        )
         return written | options
 
     def to_yaml(self) -> str:

@@ -8,10 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from eutectic.errors import RecipeError
+from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.check import MOST_PROBLEMS, Key, Problem, dotted, problems
 from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, compose
+from eutectic.recipe.globs import expand
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource, Step
 from eutectic.recipe.values import phrase, show
+from eutectic.recipe.vocabulary import Fill, TokenSource, Vocabulary
 
 #: Whose keys stand below a key of the dialect.
 _PARTS: dict[str, type[BaseModel]] = {
@@ -22,6 +25,11 @@ _PARTS: dict[str, type[BaseModel]] = {
     "slices": Slice,
     "sources": SliceSource,
     "output": Output,
+    "calibration": Calibration,
+    "head": Head,
+    "vocabulary": Vocabulary,
+    "fill": Fill,
+    "tokens": TokenSource,
 }
 #: A message lists this many errors.
 MOST_ERRORS = 100
@@ -36,7 +44,8 @@ def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any], *, root: Pat
     """Returns the recipe in a file, in YAML or JSON text, or in a mapping.
 
     A string is text when it has a line break, a colon followed by a space, or starts with a brace; otherwise a path.
-    Relative paths start from `root`; without one, those in a file's recipe start from the file's folder.
+    Relative paths start from `root`; without one, those in a file's recipe start from the file's folder. A model that
+    is a pattern (`run/checkpoint-*`) becomes the models it matches now.
 
     Raises:
         RecipeError: when there is no such file, or the recipe is wrong; lists every error, by line.
@@ -92,7 +101,10 @@ def _read(
     if errors:  # what a key twice or a tag hid may be missing here; that is not another error
         found = [problem for problem in found if "found none" not in problem.text]
     if not found and recipe is not None:
-        found = problems(recipe, complete=not errors)
+        expanded = expand(recipe, root)
+        recipe, found = expanded.recipe, list(expanded.problems)
+        if not found:
+            found = [Problem(expanded.written(p.key), p.text) for p in problems(recipe, complete=not errors)]
     elif len(found) <= MOST_ERRORS and (rest := _without(data, [problem.key for problem in found])) is not None:
         partial, again = _validate(rest)
         found += problems(partial, complete=False) if partial is not None and not again else []

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from numbers import Real
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainValidator, StrictBool, ValidationError
 
 from eutectic.errors import nearest
-from eutectic.stats.coefficients import InverseNorms
+from eutectic.stats.coefficients import InverseNorms, RunAverage
 
 #: At least two numbers, spread evenly over the depth of the model and joined by straight lines.
 Gradient: TypeAlias = tuple[int | float, ...]
@@ -89,12 +89,96 @@ class NanWeights(Part):
         return {"nan": changed} if changed else "nan"
 
 
-#: Where the numbers of a per-model parameter come from when the recipe does not write them. A closed union: later
-#: sources are added here, in `_SOURCES` and in the schema.
-Coefficient: TypeAlias = NanWeights
-_SOURCES: dict[str, type[Coefficient]] = {"nan": NanWeights}
+def _read_alpha(raw: object) -> object:
+    return raw if raw == "1/n" else read_number(raw)
 
-Value: TypeAlias = bool | int | float | str | Gradient | Coefficient
+
+class LinesScale(Part):
+    """A number that rises evenly from the first block to the last, and is that of the first block outside them.
+
+    Source: Wang et al., LiNeS, ICLR 2025, arXiv:2410.17146: the merged delta of block l of L is multiplied by
+    alpha + beta l / (L - 1), and of tensors outside the blocks by alpha. As the `scale` of a method it is applied
+    behind the merge, whatever the method. A model of one block has alpha.
+
+    Attributes:
+        alpha: in the first block; "1/n", the paper's for a sum of n deltas, or a number (for one model, from 0 to 1).
+        beta: how much more it is in the last block; the paper tunes it (for a single model it is 1 - alpha).
+    """
+
+    alpha: Annotated[Literal["1/n"] | int | float, BeforeValidator(_read_alpha)] = "1/n"
+    beta: Annotated[int | float, BeforeValidator(read_number)]
+
+    def at(self, depth: float | None, n: int) -> float:
+        """Returns the number for n models at a share `depth` in [0, 1] of the blocks, None outside them."""
+        alpha = 1 / n if self.alpha == "1/n" else float(self.alpha)
+        return alpha if depth is None else alpha + float(self.beta) * depth
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a recipe writes."""
+        return {"lines": self.model_dump(exclude_defaults=True)}
+
+
+class SmaWeights(Part):
+    """The simple average along a run: every checkpoint alike. Source: PMA, arXiv:2505.12082; SWA, arXiv:1803.05407."""
+
+    def source(self) -> RunAverage:
+        """Returns how numbers come from the order of the models."""
+        return RunAverage("simple")
+
+    def plain(self) -> str:
+        """Returns what a recipe writes."""
+        return "sma"
+
+
+class WmaWeights(Part):
+    """The weighted average along a run: the i-th checkpoint, from the oldest, weighs i. Source: PMA."""
+
+    def source(self) -> RunAverage:
+        """Returns how numbers come from the order of the models."""
+        return RunAverage("linear")
+
+    def plain(self) -> str:
+        """Returns what a recipe writes."""
+        return "wma"
+
+
+def _read_share(raw: int | float) -> int | float:
+    if not 0 <= raw <= 1:
+        raise ValueError(f"expected a number from 0 to 1, found {raw}")
+    return raw
+
+
+class EmaWeights(Part):
+    """The exponential average along a run, oldest first. Source: PMA; torch's `swa_utils`.
+
+    Attributes:
+        decay: how much of the average stays when a checkpoint is added; PMA's best is 0.8 (its a is 1 - decay).
+        normalized: false is the recursion, which leaves the oldest decay^(n - 1); true gives each decay^(age), over
+            their sum.
+    """
+
+    decay: Annotated[int | float, PlainValidator(read_number), AfterValidator(_read_share)] = 0.8
+    normalized: StrictBool = False
+
+    def source(self) -> RunAverage:
+        """Returns how numbers come from the order of the models."""
+        return RunAverage("normalized" if self.normalized else "exponential", self.decay)
+
+    def plain(self) -> str | dict[str, Any]:
+        """Returns what a recipe writes: the bare word when nothing is changed."""
+        changed = self.model_dump(exclude_defaults=True)
+        return {"ema": changed} if changed else "ema"
+
+
+#: Sources that look at nothing but the order of the models: they are numbers before anything is planned.
+Ordered: TypeAlias = SmaWeights | WmaWeights | EmaWeights
+#: Where the numbers of a per-model parameter come from when the recipe does not write them. A closed union: later
+#: sources are added here, in `SOURCES` and in the schema.
+Coefficient: TypeAlias = NanWeights | Ordered
+SOURCES: dict[str, type[Coefficient]] = {"nan": NanWeights, "sma": SmaWeights, "wma": WmaWeights, "ema": EmaWeights}
+_NAMED: dict[str, type[Coefficient | LinesScale]] = {**SOURCES, "lines": LinesScale}
+
+Value: TypeAlias = bool | int | float | str | Gradient | LinesScale | Coefficient
 
 
 def read_value(raw: object) -> Value:
@@ -103,10 +187,10 @@ def read_value(raw: object) -> Value:
     Raises:
         ValueError: when it is none of the forms a value may have.
     """
-    if isinstance(raw, bool | Coefficient):
+    if isinstance(raw, bool | Coefficient | LinesScale):
         return raw
     if isinstance(raw, str):
-        return _SOURCES[raw]() if raw in _SOURCES else read_text(raw)
+        return SOURCES[raw]() if raw in SOURCES else read_text(raw)
     if isinstance(raw, Mapping):
         return _read_source(raw)
     if isinstance(raw, list | tuple):
@@ -118,24 +202,24 @@ def read_value(raw: object) -> Value:
     return read_number(raw)
 
 
-def _read_source(raw: Mapping[Any, Any]) -> Coefficient:
-    """Reads `{nan: {of: delta}}`."""
+def _read_source(raw: Mapping[Any, Any]) -> Coefficient | LinesScale:
+    """Reads `{nan: {of: delta}}` or `{lines: {beta: 0.4}}`."""
     names = [str(key) for key in raw]
-    if len(names) != 1 or names[0] not in _SOURCES:
-        hint = nearest(names[0], _SOURCES) if names else ""
-        raise ValueError(f"expected a source of coefficients ({', '.join(_SOURCES)}), found {', '.join(names)}{hint}")
+    if len(names) != 1 or names[0] not in _NAMED:
+        hint = nearest(names[0], _NAMED) if names else ""
+        raise ValueError(f"expected a source of coefficients ({', '.join(_NAMED)}), found {', '.join(names)}{hint}")
     options = next(iter(raw.values()))
     try:
-        return _SOURCES[names[0]].model_validate({} if options is None else options)
+        return _NAMED[names[0]].model_validate({} if options is None else options)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([names[0], *(str(step) for step in first["loc"][:1])])
-        raise ValueError(f"{where}: {phrase(dict(first), NanWeights)}") from None
+        raise ValueError(f"{where}: {phrase(dict(first), _NAMED[names[0]])}") from None
 
 
 def plain_value(value: Value) -> Any:
     """Returns a value as a recipe writes it, in plain lists, mappings and scalars."""
-    if isinstance(value, Coefficient):
+    if isinstance(value, Coefficient | LinesScale):
         return value.plain()
     return list(value) if isinstance(value, tuple) else value
 

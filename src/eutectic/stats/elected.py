@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from eutectic.numerics import kernels
 from eutectic.numerics.kernels import GRAIN
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.stats.fold import Of, Origin, Part, Scope, Seen, Statistic
+from eutectic.stats.fold import Part, Seen
+from eutectic.stats.weights import OfWeights
 
 Floats = NDArray[np.float64]
 #: By tensor: how many elements it has, and sums per grain, (grains, 2, n).
@@ -18,7 +19,7 @@ Sums = dict[str, tuple[int, Floats]]
 
 
 @dataclass(frozen=True)
-class Elected:
+class Elected(OfWeights):
     """Magnitudes over a scope, (2, n) float64: of each model's deltas, and of the elected deltas where it agrees.
 
     The elected delta of an element is the largest of the sign that their sum has, minus where that is zero.
@@ -28,26 +29,7 @@ class Elected:
         each: `mean` adds up the tensors' means, whatever their sizes; `sum` their sums.
     """
 
-    scope: Scope
     each: Literal["mean", "sum"] = "mean"
-
-    @property
-    def origin(self) -> Origin:
-        return Origin.WEIGHTS
-
-    @property
-    def of(self) -> Of:
-        return Of.EACH
-
-    @property
-    def after(self) -> tuple[Statistic, ...]:
-        return ()
-
-    def sample(self, state: Any) -> int:
-        return 1
-
-    def sweeps(self, total: int, double: bool) -> float:
-        return 1.0
 
     def init(self, parts: list[Part], n: int, double: bool) -> Sums:
         return {part.name: (part.numel, np.zeros((-(-part.numel // GRAIN), 2, n))) for part in parts}

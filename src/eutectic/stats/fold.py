@@ -7,12 +7,15 @@ shows it every slice of the statistic's scope through `update`, joins the worker
 """
 
 import enum
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
+from eutectic.numerics.stages import Stage
 from eutectic.numerics.tensors import Tensor
 
 
@@ -41,10 +44,26 @@ class Scope(enum.IntEnum):
 
 @dataclass(frozen=True)
 class Part:
-    """One tensor of a scope: its name and element count."""
+    """One tensor of a scope: its name, element count and shape."""
 
     name: str
     numel: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, name: str, shape: tuple[int, ...]) -> "Part":
+        """Returns a tensor of that shape."""
+        return cls(name, math.prod(shape), shape)
+
+    @property
+    def width(self) -> int:
+        """Elements of a row: the last axis; all of a vector."""
+        return max(1, self.shape[-1] if len(self.shape) > 1 else self.numel)
+
+    @property
+    def rows(self) -> int:
+        """Number of rows."""
+        return self.numel // self.width
 
 
 class Seen:
@@ -54,9 +73,10 @@ class Seen:
         name: the site's tensor.
         start: index of the slice's first element.
         numel: elements in the whole tensor.
+        width: elements of a row.
         key: the source of draws, at the slice's start.
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
-            they cannot express). Then `tensors` and `deltas` serve.
+            they cannot express). Then `tensors`, `deltas` and `after` serve.
         results: finished statistics this one depends on.
     """
 
@@ -67,22 +87,29 @@ class Seen:
         key: Key,
         rows: Rows | None,
         tensors: Callable[[], Tensor],
-        deltas: Callable[[], Tensor],
+        after: Callable[[tuple[Stage, ...]], Tensor],
         results: Mapping["Statistic", Any],
     ) -> None:
-        self.name, self.numel = part.name, part.numel
+        self.name, self.numel, self.width = part.name, part.numel, part.width
         self.start, self.key, self.rows, self.results = start, key, rows, results
-        self._tensors, self._deltas = tensors, deltas
+        self._tensors, self.after = tensors, after
 
     @property
     def tensors(self) -> Tensor:
-        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements)."""
+        """The base (if there is one) and the models themselves, flattened: (n + 1 or n, elements).
+
+        A statistic that must see whole tensors gets them in their shape: (n + 1 or n, *shape).
+        """
         return self._tensors()
 
     @property
     def deltas(self) -> Tensor:
-        """The models' differences from the base after the transforms so far, flattened: (n, elements)."""
-        return self._deltas()
+        """The models' differences from the base after the transforms so far, flattened: (n, elements).
+
+        `after` gives them after further stages, which may rank within rows. A statistic that must see whole tensors
+        gets them in their shape: (n, *shape).
+        """
+        return self.after(())
 
 
 @dataclass(frozen=True)
@@ -115,6 +142,25 @@ class Statistic(Protocol):
         """Statistics whose results it needs first, at the same chain position."""
         ...
 
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows that a slice touches must be there in full; slices may still end within them."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether it must see whole tensors at once, through torch, rather than slices."""
+        ...
+
+    @property
+    def whole_rows(self) -> bool:
+        """Whether it must be shown whole rows; then slices start where rows do, and not at grains."""
+        ...
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        """Peak extra memory of `update` on n models of a shape, in elements; asked where it sees whole tensors."""
+        ...
+
     def init(self, parts: list[Part], n: int, double: bool) -> Any:
         """Returns an empty state for one scope of n models, computed in float64 if `double`."""
         ...
@@ -142,3 +188,61 @@ class Statistic(Protocol):
     def nbytes(self, parts: list[Part], n: int) -> int:
         """Bytes of one state."""
         ...
+
+
+class Sees(enum.Enum):
+    """What calibration shows a statistic at a tensor."""
+
+    INPUTS = "inputs"  #: rows that a linear map multiplies, (rows, width)
+    NORMALISED = "normalised"  #: rows that a norm's scale multiplies, (rows, width)
+    GRADIENTS = "gradients"  #: derivatives in the tensor's own shape
+
+
+class Calibrated(ABC):
+    """A statistic of what passes through a model, which calibration computes and keeps on disk; a fold like the others.
+
+    Implementations are frozen dataclasses, hashable by value. Each result is one tensor a model and tensor of weights,
+    with the number of rows (or samples) that it was made from. A method that sees slices is handed the slice of a
+    result that is `aligned`; of any other it is handed all, one model at a time (`stats.store.Measured`).
+    """
+
+    #: What it is computed from.
+    origin: Origin
+    #: Whose weights the data is passed through; results are always one a model.
+    of: Of = Of.EACH
+    #: Whether a result has the shape of the tensor it is about.
+    aligned: bool = False
+    #: Whether a result is symmetric in its last two axes, so that half of it need be kept.
+    symmetric: bool = False
+
+    @property
+    def key(self) -> str:
+        """What names it in digests and lists."""
+        return repr(self)
+
+    @abstractmethod
+    def takes(self, sees: Sees) -> bool:
+        """Whether it has a result at tensors that are shown this."""
+
+    @abstractmethod
+    def init(self, shape: tuple[int, ...]) -> Tensor:
+        """Returns an empty state, given the shape of what one row (or gradient) will be."""
+
+    @abstractmethod
+    def update(self, state: Tensor, seen: Tensor) -> None:
+        """Adds rows `(..., rows, width)`, or one gradient, to the state."""
+
+    @abstractmethod
+    def finish(self, state: Tensor, count: int) -> Tensor:
+        """Returns the result in float32 from the state and the number of rows or samples it has seen."""
+
+    def combine(self, left: Tensor, right: Tensor) -> Tensor:
+        """Joins the states of disjoint data; may change `left`."""
+        return left.add_(right)
+
+
+@dataclass(frozen=True)
+class Norm:
+    """The Euclidean norm of a calibrated statistic over all tensors of a merge that read it: n numbers."""
+
+    over: Calibrated

@@ -1,0 +1,350 @@
+"""What calibration for a plan will do and cost, and under which digests its results are kept. No model is run.
+
+Memory is an upper bound from shapes: the part of a model that is in memory, states of the statistics of one block, what
+batches hold while they wait, and the temporaries of one batch in a layer.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eutectic.calibrate.batches import Processor
+from eutectic.calibrate.data import Columns, Samples, read_samples
+from eutectic.calibrate.gradients import FrozenHead, read_head
+from eutectic.calibrate.skeleton import Weights
+from eutectic.checkpoint.source import Checkpoint
+from eutectic.errors import CalibrationError, OverBudget, RecipeError
+from eutectic.layout.infer import infer
+from eutectic.layout.layout import Layout
+from eutectic.layout.roles import Role
+from eutectic.plan.steps import Calibration, Demand, Plan
+from eutectic.quantities import format_bytes
+from eutectic.recipe.calibration import Calibration as Section
+from eutectic.recipe.calibration import for_model
+from eutectic.stats.fold import Of, Origin
+from eutectic.stats.gradients import OfGradients
+from eutectic.stats.store import Store
+
+#: Roles that are given one tensor, and so share a state.
+_SHARED = {Role.QUERY: 0, Role.KEY: 0, Role.VALUE: 0, Role.UP: 1, Role.GATE: 1}
+#: Families whose maps are stored (in, out).
+_TRANSPOSED = frozenset(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"))
+#: A layer's temporaries, in copies of its widest activation.
+_TEMPORARIES = 8
+#: What a backward pass keeps of each block, in copies of its hidden state.
+_KEPT = 34
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model's part of a calibration.
+
+    Attributes:
+        source: position in `Plan.inputs`.
+        name: what the recipe calls the model.
+        model: it, as it was opened.
+        base: what it differs from, if it is an adapter.
+        samples: its data.
+        processor: what makes inputs of samples.
+    """
+
+    source: int
+    name: str
+    model: Checkpoint
+    base: Checkpoint | None
+    samples: Samples
+    processor: Processor
+
+    @property
+    def weights(self) -> Weights:
+        """Its whole weights."""
+        return Weights(self.model, self.base)
+
+    @property
+    def runs(self) -> Checkpoint:
+        """The checkpoint whose config says how it runs."""
+        return self.base if self.model.deltas and self.base is not None else self.model
+
+    def length(self, cut: int) -> int:
+        """Most tokens of a sample; an upper bound without tokenising."""
+        longest = 1
+        for row in self.samples.rows:
+            if row.text is not None:
+                longest = max(longest, min(cut, len(row.text.encode()) + 2))
+            if row.image is not None:
+                longest = max(longest, _patches(self.runs.config))
+            for array in (row.inputs or {}).values():
+                longest = max(longest, array.shape[0] if array.ndim in (1, 2) else _patches(self.runs.config))
+        return longest
+
+
+def _patches(config: Mapping[str, Any]) -> int:
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for part in parts:
+        size, patch = part.get("image_size"), part.get("patch_size")
+        if isinstance(size, int) and isinstance(patch, int) and patch > 0:
+            return (size // patch) ** 2 + 1
+    return 4096
+
+
+def section(plan: Plan) -> Section:
+    """Returns the recipe's calibration section, which a plan with demands has."""
+    if plan.recipe.calibration is None:
+        asked = ", ".join(sorted({demand.statistic.origin.value for demand in plan.demands}))
+        raise RecipeError(f"the recipe's method looks at {asked}, so it needs data; add calibration: {{data: FILE}}")
+    return plan.recipe.calibration
+
+
+def jobs(plan: Plan) -> list[Job]:
+    """Reads every model's samples.
+
+    Raises:
+        CalibrationError: when data is missing or empty.
+    """
+    said = section(plan)
+    columns = Columns(said.text, said.image, said.label)
+    base = plan.inputs[0] if plan.has_base else None
+    found = []
+    for source in sorted({demand.source for demand in plan.demands}):
+        lead = 1 if plan.has_base else 0
+        name = plan.recipe.names[source - lead] if source >= lead else "base"
+        reference = for_model(said.data, name) or _by_reference(plan, said.data, name)
+        if reference is None:
+            raise CalibrationError(f"calibration.data: expected data for {name}, found none")
+        count = for_model(said.samples, name) or _by_reference(plan, said.samples, name) or 256
+        samples = read_samples(str(reference), int(count), columns=columns, seed=said.seed, root=plan.recipe.root)
+        model = plan.inputs[source]
+        found.append(Job(source, name, model, base, samples, Processor(model, base, said.max_length)))
+    return found
+
+
+def _by_reference(plan: Plan, table: Mapping[str, Any], name: str) -> Any:
+    """The value of a model that the recipe calls by its reference although it has a name."""
+    for key, value in table.items():
+        place = plan.recipe.find(key)
+        if place is not None and plan.recipe.names[place] == name:
+            return value
+    return None
+
+
+def head_of(plan: Plan, job: Job) -> FrozenHead | None:
+    """Reads the head that stands on a model, if the recipe names one.
+
+    Raises:
+        CalibrationError: when it does not fit.
+    """
+    head = section(plan).head
+    if head is None:
+        return None
+    named = for_model(head.weights, job.name) or _by_reference(plan, head.weights, job.name)
+    if named is None:
+        raise CalibrationError(f"calibration.head: expected weights for {job.name}, found none")
+    path = (plan.recipe.root or Path()) / str(named)
+    width = job.runs.config.get("projection_dim") or job.runs.config.get("hidden_size")
+    return read_head(path, head.pool, head.normalize, float(head.scale), width if isinstance(width, int) else None)
+
+
+def prepare(plan: Plan, store: Path) -> Calibration | None:
+    """Returns what calibration for a plan does; None when nothing demands it.
+
+    Raises:
+        CalibrationError: when data is missing, empty, or has no labels where they are needed; a head does not fit.
+        OverBudget: when it takes more memory than the plan has.
+    """
+    if not plan.demands:
+        return None
+    found = {job.source: job for job in jobs(plan)}
+    kept = Store(store)
+    digests, finished = [], []
+    for demand in plan.demands:
+        _check(plan, demand, found[demand.source])
+        results = kept.results(facts(plan, demand, found))
+        digests.append(results.digest)
+        finished.append(results.finished)
+    open_ = [demand for demand, done in zip(plan.demands, finished, strict=True) if not done]
+    costs = [_Cost(plan, job, [each for each in open_ if each.source == source]) for source, job in found.items()]
+    peak = max((cost.peak for cost in costs), default=0)
+    if peak > plan.budget:
+        worst = max(costs, key=lambda cost: cost.peak)
+        raise OverBudget(
+            f"{worst.job.model.reference}: calibrating it takes {format_bytes(peak)}, and the budget is "
+            f"{format_bytes(plan.budget)}; give at least --memory {-(-peak // 2**20)}MiB, or take fewer samples, a "
+            "smaller batch or max_length",
+            peak,
+        )
+    digest = hashlib.sha256(json.dumps(digests).encode()).hexdigest()
+    said = tuple(cost.said() for cost in costs)
+    operations = sum(cost.operations for cost in costs)
+    return Calibration(store, tuple(digests), tuple(finished), said, peak, operations, digest, plan.job)
+
+
+def _check(plan: Plan, demand: Demand, job: Job) -> None:
+    if not isinstance(demand.statistic, OfGradients):
+        return
+    head_of(plan, job)
+    causal = str((job.runs.config.get("architectures") or [""])[0]).endswith(("CausalLM", "LMHeadModel"))
+    ready = [row.label is not None or "labels" in (row.inputs or {}) for row in job.samples.rows]
+    if demand.statistic.labelled and not all(ready) and not causal:
+        raise CalibrationError(
+            f"{job.samples.reference}: expected samples with labels, found some without; name their column under "
+            "calibration.label"
+        )
+
+
+def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any]:
+    """Returns all that a demand's results depend on, as plain data."""
+    said, job = section(plan), found[demand.source]
+    statistic = demand.statistic
+    if statistic.of is Of.MERGED:
+        weights = plan.calibration.job if plan.calibration else plan.job
+    else:
+        weights = job.weights.fingerprint if statistic.of is Of.EACH else plan.inputs[0].source.fingerprint()
+    known: dict[str, Any] = {
+        "statistic": statistic.key,
+        "model": job.model.reference,
+        "weights": weights,
+        "data": job.samples.reference,
+        "samples": len(job.samples.rows),
+        "content": job.samples.digest,
+        "processing": job.processor.digest(),
+        "max_length": said.max_length,
+        "padding": said.padding,
+        "batch": said.batch,
+        "tensors": hashlib.sha256("\0".join(demand.tensors).encode()).hexdigest(),
+    }
+    if statistic.of is Of.MERGED:
+        known["others"] = [job.samples.digest for job in found.values()]
+    if statistic.origin is Origin.GRADIENTS:
+        known["seed"] = plan.recipe.seed
+        head = said.head
+        known["head"] = (
+            None if head is None else [head.pool, head.normalize, float(head.scale), _file_digest(plan, job)]
+        )
+    return known
+
+
+def _file_digest(plan: Plan, job: Job) -> str:
+    head = section(plan).head
+    assert head is not None
+    named = for_model(head.weights, job.name) or _by_reference(plan, head.weights, job.name)
+    try:
+        return hashlib.sha256(((plan.recipe.root or Path()) / str(named)).read_bytes()).hexdigest()
+    except OSError as error:
+        raise CalibrationError(f"calibration.head: {named}: expected a file, found {error.strerror}") from error
+
+
+class _Cost:
+    """What one model's passes cost."""
+
+    def __init__(self, plan: Plan, job: Job, open_: Sequence[Demand]) -> None:
+        self.job, self.open = job, open_
+        said = section(plan)
+        shapes = job.weights.names
+        layout = infer(job.runs.source.header, job.runs.config)
+        self.batch = min(said.batch, len(job.samples.rows))
+        self.length = job.length(said.max_length)
+        self.tokens = len(job.samples.rows) * self.length
+        self.size = {name: 4 * _numel(shape) for name, shape in shapes.items()}
+        self.blocks = {name: (p.stack, p.block) if p.block is not None else None for name, p in layout.places.items()}
+        if said.runner == "whole":
+            self.blocks = dict.fromkeys(self.blocks)
+        self.width = _width(job.runs.config, shapes)
+        self.widest = max((max(s) for n, s in shapes.items() if self.blocks.get(n) and s), default=self.width)
+        self.state_bytes = self._states(layout, shapes) if open_ else {}
+        self.spills = self._waiting() > plan.budget // 8
+
+    def _states(self, layout: Layout, shapes: Mapping[str, tuple[int, ...]]) -> dict[Any, int]:
+        """Bytes of states by block."""
+        found: dict[Any, dict[Any, int]] = {}
+        transposed = self.job.runs.config.get("model_type") in _TRANSPOSED
+        for demand in self.open:
+            for name in demand.tensors:
+                shape, place = shapes.get(name, ()), layout.places.get(name)
+                if demand.statistic.aligned or not shape:
+                    size, whose = 8 * _numel(shape), name
+                else:
+                    width = _numel(shape[1:]) if len(shape) > 1 else shape[0]
+                    width = max(shape) if transposed else width
+                    size = 8 * width * width if demand.statistic.symmetric else 16 * width
+                    parent, share = name.rsplit(".", 2)[0], _SHARED.get(place.role) if place else None
+                    alone = share is None or "cross" in parent.lower() or "enc" in parent.rpartition(".")[2].lower()
+                    whose = name if alone else f"{parent} {share}"
+                block = self.blocks.get(name)
+                found.setdefault(block, {})[demand.statistic, whose] = size
+        return {block: sum(sizes.values()) for block, sizes in found.items()}
+
+    def _waiting(self) -> int:
+        """Bytes that all batches hold between blocks: hidden states, and masks that broadcast over heads."""
+        return len(self.job.samples.rows) * (self.length * self.width * 4 + self.length * (self.length + 64) * 4)
+
+    @property
+    def peak(self) -> int:
+        """Bytes held at most."""
+        if not self.open:
+            return 0
+        by_block: dict[Any, int] = {}
+        for name, size in self.size.items():
+            by_block[self.blocks.get(name)] = by_block.get(self.blocks.get(name), 0) + size
+        rest = by_block.pop(None, 0)
+        block = max(by_block.values(), default=0)
+        states = {key: value for key, value in self.state_bytes.items() if key is not None}
+        outside = self.state_bytes.get(None, 0)
+        # A state in float64, its product in float32, and the finished result on its way to the disk.
+        largest = 2 * max(states.values(), default=0) + 2 * outside
+        rows = self.batch * self.length
+        temporaries = rows * self.widest * 4 * _TEMPORARIES + self.batch * self.length**2 * 4 * 16
+        waiting = self._waiting() if not self.spills else 2 * self._waiting() * self.batch // len(self.job.samples.rows)
+        passes = rest + 2 * block + largest + temporaries + waiting
+        if any(demand.statistic.origin is Origin.GRADIENTS for demand in self.open):
+            total = sum(self.size.values())
+            kept = rows * self.width * 4 * _KEPT * max(1, len(by_block))
+            passes = max(passes, 2 * total + 2 * sum(self.state_bytes.values()) + kept + temporaries)
+        return passes + (64 << 20)
+
+    @property
+    def operations(self) -> float:
+        """Multiplications and additions of what is still to be done."""
+        if not self.open:
+            return 0.0
+        parameters = sum(self.size.values()) / 4
+        widths = sum(value / 8 for key, value in self.state_bytes.items())
+        found = 0.0
+        if any(demand.statistic.origin is Origin.INPUTS for demand in self.open):
+            found += 2.0 * self.tokens * (parameters + widths)
+        for demand in self.open:
+            if demand.statistic.origin is Origin.GRADIENTS:
+                found += 6.0 * self.tokens * parameters
+        return found
+
+    def said(self) -> str:
+        """Returns the pass in words."""
+        what = f"{self.job.model.reference}: {len(self.job.samples.rows)} samples of {self.job.samples.reference}"
+        if not self.open:
+            return f"{what}, stored already"
+        names = ", ".join(sorted({type(demand.statistic).__name__ for demand in self.open}))
+        how = f", at most {self.length} tokens each, {format_bytes(self.peak)}"
+        return f"{what} for {names}{how}{', waiting on disk' if self.spills else ''}"
+
+
+def spills(plan: Plan, job: Job) -> bool:
+    """Whether the activations of waiting batches are put on disk."""
+    return _Cost(plan, job, [demand for demand in plan.demands if demand.source == job.source]).spills
+
+
+def _numel(shape: Sequence[int]) -> int:
+    product = 1
+    for axis in shape:
+        product *= axis
+    return product
+
+
+def _width(config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> int:
+    parts = [config, *(part for part in config.values() if isinstance(part, Mapping))]
+    for part in parts:
+        for key in ("hidden_size", "d_model", "n_embd", "dim", "embed_dim"):
+            if isinstance(part.get(key), int):
+                return int(part[key])
+    return max((min(shape) for shape in shapes.values() if len(shape) == 2), default=1)

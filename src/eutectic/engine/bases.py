@@ -1,0 +1,131 @@
+"""Coordinates of updates in a basis they share: each adapter's as a source, so that any chain can merge them."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from eutectic.checkpoint.ranges import find, first_byte
+from eutectic.checkpoint.source import Buffer, Checkpoint
+from eutectic.checkpoint.spec import DTYPES, TensorSpec
+from eutectic.checkpoint.views import digest_of
+from eutectic.engine.parts import factor_site, numbers, read_part
+from eutectic.errors import UndeclaredNeed
+from eutectic.methods.site import Coordinates
+from eutectic.numerics.tensors import torch
+from eutectic.plan.factored import FactorSite
+
+#: Sites whose coordinates are kept: all models' rows of one are read one after the other, by each thread.
+_KEPT = 4
+
+
+class Bases:
+    """The shared basis of every site, and all models' coordinates in it, computed on first use and kept for a while.
+
+    Args:
+        sites: the sites, whose first step is a transform that gives coordinates.
+        models: the recipe's models.
+        seed: the recipe's.
+        double: coordinates are float64 instead of float32.
+    """
+
+    def __init__(self, sites: Sequence[FactorSite], models: Sequence[Checkpoint], seed: int, double: bool) -> None:
+        self.sites = {site.name: site for site in sites}
+        self.models, self.double = models, double
+        self._seed = seed
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[str, Coordinates] = OrderedDict()
+
+    def of(self, site: FactorSite) -> Coordinates:
+        """Returns the coordinates of a site's updates, (n, k, m) for the adapters that have it, and their basis."""
+        with self._lock:  # one at a time: the threads want the same site, one after another
+            if site.name not in self._kept:
+                self._kept[site.name] = self._make(site)
+            self._kept.move_to_end(site.name)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+            return self._kept[site.name]
+
+    def shape(self, site: FactorSite) -> tuple[int, int]:
+        """Returns (k, m), which follow from ranks and shapes."""
+        step = site.steps[0]
+        sides = step.method.needs_for(dict(step.values)).basis
+        out, columns = site.shape
+        return (
+            out if sides == "none" else min(out, site.ranks),
+            min(columns, site.ranks) if sides == "both" else columns,
+        )
+
+    def _make(self, site: FactorSite) -> Coordinates:
+        step = site.steps[0]
+        updates = tuple(read_part(self.models, site, at, self.double) for at in range(len(site.feeds)))
+        made = step.method.on_factors(factor_site(site, updates, self._seed), **numbers(step.method, step.values))
+        expected = (len(updates), *self.shape(site))
+        if not isinstance(made, Coordinates) or tuple(made.values.shape) != expected:
+            raise UndeclaredNeed(f"{site.name}: {step.method.name} returned no coordinates of shape {expected}")
+        return made
+
+
+class CoordinateSource:
+    """One adapter's coordinates, by the names of its tensors: a source of deltas.
+
+    Args:
+        bases: the shared bases.
+        number: the adapter's place in the recipe.
+    """
+
+    def __init__(self, bases: Bases, number: int) -> None:
+        self._bases, self._number = bases, number
+        dtype = DTYPES["F64" if bases.double else "F32"]
+        self._at: dict[str, int] = {}
+        self._header: dict[str, TensorSpec] = {}
+        for name, site in bases.sites.items():
+            for at, feed in enumerate(site.feeds):
+                if feed.model == number:
+                    self._at[name], self._header[name] = at, TensorSpec(name, bases.shape(site), dtype)
+
+    @property
+    def name(self) -> str:
+        """The adapter's."""
+        return self._bases.models[self._number].source.name
+
+    @property
+    def header(self) -> Mapping[str, TensorSpec]:
+        """The coordinates of every update of the adapter."""
+        return self._header
+
+    def read_into(self, name: str, start: int, out: Buffer) -> None:
+        """Fills `out` with the bytes of elements `start, start + 1, ...` of the coordinates of update `name`.
+
+        Raises:
+            CheckpointError: when an adapter cannot be read.
+        """
+        spec = find(self._header, name, self.name)
+        first = first_byte(spec, start, out.size)
+        values = self._bases.of(self._bases.sites[name]).values[self._at[name]]
+        kind = torch.float64 if self._bases.double else torch.float32
+        raw = values.to(kind).contiguous().numpy().reshape(-1).view(np.uint8)
+        out[:] = raw[first : first + out.size]
+
+    def will_need(self, name: str, start: int, stop: int) -> None:
+        """Does nothing: factors are small."""
+
+    def read_cost(self, name: str) -> int:
+        """Bytes of disk read to produce the coordinates once: the adapter's own factors."""
+        return self._bases.models[self._number].source.read_cost(name)
+
+    def fingerprint(self) -> str:
+        """A digest of all adapters, since their basis is shared."""
+        return digest_of("coordinates", *(model.source.fingerprint() for model in self._bases.models))
+
+    def check_unchanged(self) -> None:
+        """Checks that the adapter did not change since it was opened.
+
+        Raises:
+            CheckpointError: when it did.
+        """
+        self._bases.models[self._number].source.check_unchanged()
+
+    def close(self) -> None:
+        """Does nothing: the adapters are closed by whoever opened them."""

@@ -1,0 +1,239 @@
+"""The common case of `loops`, unrolled: few models, all in bfloat16, merged to bfloat16 around a base or without one.
+
+Here the rows are a tuple of arrays, whose length the compiler knows. It unrolls the loop over models inside the loop
+over elements and keeps everything between loading and storing in registers, where the general loops pass blocks from
+one step to the next through the cache: a half to a fifth of the time. Each element goes through the same operations
+in the same order as there, so the bits are the same, and which of the two serves is nobody's business.
+
+`draws` (two keys, the last draw kept, what multiplies the kept) and `trims` (cuts, then factors), with one number a
+model each, are None where a chain has none: that is compiled for itself, too.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+from eutectic.numerics.loops import BLOCK
+
+#: More models than this are left to the general loops: every number of models is compiled for itself.
+MOST = 6
+
+_jit = njit(cache=True, nogil=True, error_model="numpy")
+_inline = njit(nogil=True, error_model="numpy")
+
+
+def _bitcast(result: Any, argument: Any, kind: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.bitcast(arguments[0], kind)
+
+    return result(argument), generate
+
+
+def _lowest_bit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+
+
+# What numba has no words for, as instructions.
+#: The float32 with these bits.
+as_float: Any = intrinsic(lambda typing, x: _bitcast(types.float32, types.uint32, ir.FloatType()))  # noqa: ARG005
+#: The bits of this float32.
+as_bits: Any = intrinsic(lambda typing, x: _bitcast(types.uint32, types.float32, ir.IntType(32)))  # noqa: ARG005
+#: The place of the lowest bit that is set.
+first_bit: Any = intrinsic(lambda typing, x: (types.int64(types.uint64), _lowest_bit))  # noqa: ARG005
+
+
+@_inline
+def widen(stored):  # type: ignore[no-untyped-def]
+    """The float32 that a stored bfloat16 is."""
+    return as_float(np.uint32(np.uint32(stored) << np.uint32(16)))
+
+
+@_inline
+def drawn(index, key0, key1):  # type: ignore[no-untyped-def]
+    """The draw of one element, as `loops.drop` makes it; `key0` and `key1` hold what the tensor's place adds."""
+    # Each step is cast back: numba widens uint32 arithmetic to 64 bits, which would halve the vectors.
+    x = np.uint32(np.uint32(np.uint32(index) * np.uint32(0x9E3779B1)) + key0)
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D))
+    x = np.uint32(x ^ key1)
+    x = np.uint32(np.uint32(x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@_inline
+def narrow(r):  # type: ignore[no-untyped-def]
+    """Rounds to bfloat16, to nearest even; a NaN stays one."""
+    b = as_bits(r)
+    odd = np.uint32(b >> np.uint32(16)) & np.uint32(1)
+    rounded = np.uint32(b + np.uint32(np.uint32(0x7FFF) + odd)) >> np.uint32(16)
+    quiet = (b >> np.uint32(16)) | np.uint32(0x40)
+    return np.uint16(quiet if np.uint32(b & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000) else rounded)
+
+
+@_inline
+def infinite(r):  # type: ignore[no-untyped-def]
+    """1 if the number is NaN, or infinite once rounded to bfloat16."""
+    return np.uint32(np.uint32(as_bits(r) & np.uint32(0x7FFFFFFF)) >= np.uint32(0x7F7F8000))
+
+
+@_jit
+def average(rows, weights, scale, out):  # type: ignore[no-untyped-def]
+    """Writes scale * sum of weights[j] * rows[j]; returns how many results are not finite."""
+    bad = np.uint32(0)
+    for i in range(len(out)):
+        total = weights[0] * widen(rows[0][i])
+        for j in range(1, len(rows)):
+            total += weights[j] * widen(rows[j][i])
+        r = total * scale
+        out[i] = narrow(r)
+        bad = np.uint32(bad + infinite(r))
+    return np.int64(bad)
+
+
+@_jit
+def add(base, rows, draws, trims, weights, scales, out):  # type: ignore[no-untyped-def]
+    """Writes scales[0] * base + scales[1] * sum of weights[j] * delta j; returns how many results are not finite."""
+    anchor, scale = scales
+    zero = np.float32(0)
+    bad = np.uint32(0)
+    for i in range(len(out)):
+        start = widen(base[i])
+        total = zero
+        for j in range(len(rows)):
+            v = widen(rows[j][i]) - start
+            if draws is not None:
+                v = v * draws[3][j] if drawn(i, draws[0][j], draws[1][j]) <= draws[2][j] else zero
+            if trims is not None:
+                v = v * np.float32(abs(v) >= trims[0][j]) * trims[1][j]
+            # The first is not added to zero, which would turn -0.0 into 0.0.
+            total = weights[j] * v if j == 0 else total + weights[j] * v
+        r = anchor * start + scale * total
+        out[i] = narrow(r)
+        bad = np.uint32(bad + infinite(r))
+    return np.int64(bad)
+
+
+@_jit
+def elect(base, rows, draws, trims, weights, shares, tie, scales, out):  # type: ignore[no-untyped-def]
+    """Writes scales[0] * base + scales[1] * the side of the vote with more mass, over the sum of its shares.
+
+    A tie goes to the side `tie`, or to nobody. Returns how many results are not finite.
+    """
+    anchor, scale = scales
+    zero, one = np.float32(0), np.float32(1)
+    bad = np.uint32(0)
+    for i in range(len(out)):
+        start = widen(base[i])
+        plus, minus, more, less = zero, zero, zero, zero
+        for j in range(len(rows)):
+            v = widen(rows[j][i]) - start
+            if draws is not None:
+                v = v * draws[3][j] if drawn(i, draws[0][j], draws[1][j]) <= draws[2][j] else zero
+            if trims is not None:
+                v = v * np.float32(abs(v) >= trims[0][j]) * trims[1][j]
+            v = v * weights[j]
+            plus += max(v, zero)
+            minus += min(v, zero)
+            more += shares[j] * np.float32(v > zero)
+            less += shares[j] * np.float32(v < zero)
+        vote = plus + minus
+        up = (vote > zero) | ((vote == zero) & (tie > 0))
+        down = (vote < zero) | ((vote == zero) & (tie < 0))
+        mass = plus if up else (minus if down else zero)
+        size = more if up else (less if down else zero)
+        mass = mass / (one if size == zero else size)
+        mass = vote if vote != vote else mass  # a NaN elects nobody and must not be hidden
+        r = anchor * start + scale * mass
+        out[i] = narrow(r)
+        bad = np.uint32(bad + infinite(r))
+    return np.int64(bad)
+
+
+@_jit
+def mark(base, row, cut, factor, draw, step, lowest, width, hit):  # type: ignore[no-untyped-def]
+    """Marks whose magnitude's pattern lies in a window; returns how many lie under it."""
+    under = np.uint32(0)
+    zero = np.float32(0)
+    for i in range(len(row)):
+        v = widen(row[i]) - widen(base[i])
+        if draw is not None:
+            v = v * draw[3] if drawn(i, np.uint32(draw[0] + step), draw[1]) <= draw[2] else zero
+        v = v * np.float32(abs(v) >= cut) * factor
+        b = np.uint32(as_bits(v) & np.uint32(0x7FFFFFFF))
+        under = np.uint32(under + np.uint32(b < lowest))
+        hit[i] = np.uint8(np.uint32(b - lowest) <= width)
+    return under
+
+
+@_jit
+def count(base, row, cut, factor, draw, lowest, width, shift, every, bins):  # type: ignore[no-untyped-def]
+    """Counts the magnitudes of one model's deltas in a window of bit patterns; returns how many lie under it.
+
+    Only one block in `every` is looked at.
+    """
+    hit = np.zeros(BLOCK, np.uint8)
+    hits = hit.view(np.uint64)
+    zero = np.float32(0)
+    below = np.int64(0)
+    for at in range(0, len(row), BLOCK * every):
+        m = min(BLOCK, len(row) - at)
+        hit[m:] = 0
+        own, start = row[at : at + m], base[at : at + m]
+        step = np.uint32(np.uint32(at) * np.uint32(0x9E3779B1))
+        below += mark(start, own, cut, factor, draw, step, lowest, width, hit[:m])
+        # Few elements lie in the window: eight are passed over at a time, and each hit is gone to by its bit.
+        for word in range(BLOCK // 8):
+            marks = hits[word]
+            while marks != 0:
+                i = 8 * word + (first_bit(marks) >> 3)
+                marks &= marks - np.uint64(1)
+                v = widen(own[i]) - widen(start[i])
+                if draw is not None:
+                    v = v * draw[3] if drawn(i, np.uint32(draw[0] + step), draw[1]) <= draw[2] else zero
+                v = v * np.float32(abs(v) >= cut) * factor
+                b = np.uint32(as_bits(v) & np.uint32(0x7FFFFFFF))
+                bins[np.uint32(b - lowest) >> shift] += 1
+    return below
+
+
+@_jit
+def dot(base, x, y, lanes):  # type: ignore[no-untyped-def]
+    """Sum of products of two rows, or of their deltas, in float64, in the order of `loops.dot`."""
+    lanes[:] = 0.0
+    whole = len(x) - len(x) % 32
+    total = 0.0
+    if base is None:
+        for i in range(0, whole, 32):
+            for k in range(32):
+                lanes[k] += np.float64(widen(x[i + k])) * np.float64(widen(y[i + k]))
+        for k in range(32):
+            total += lanes[k]
+        for i in range(whole, len(x)):
+            total += np.float64(widen(x[i])) * np.float64(widen(y[i]))
+    else:
+        for i in range(0, whole, 32):
+            for k in range(32):
+                start = widen(base[i + k])
+                lanes[k] += np.float64(widen(x[i + k]) - start) * np.float64(widen(y[i + k]) - start)
+        for k in range(32):
+            total += lanes[k]
+        for i in range(whole, len(x)):
+            start = widen(base[i])
+            total += np.float64(widen(x[i]) - start) * np.float64(widen(y[i]) - start)
+    return total
+
+
+@_jit
+def gram(base, rows, diagonal, out):  # type: ignore[no-untyped-def]
+    """Adds the products of all pairs of rows (of their deltas, with a base) to the grain of `out` they lie in."""
+    lanes = np.empty(32, np.float64)
+    for at in range(0, len(rows[0]), BLOCK):
+        for a in range(len(rows)):
+            for b in range(a, a + 1 if diagonal else len(rows)):
+                x, y = rows[a][at : at + BLOCK], rows[b][at : at + BLOCK]
+                found = dot(None if base is None else base[at : at + BLOCK], x, y, lanes)
+                out[at // 65536, a, b] += found
+                if a != b:
+                    out[at // 65536, b, a] += found

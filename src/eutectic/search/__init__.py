@@ -1,0 +1,1 @@
+"""Searches: loops that choose the numbers of a recipe by a score. They know nothing of models."""

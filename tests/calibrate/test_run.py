@@ -1,0 +1,362 @@
+"""Calibration of recipes end to end: merges, resuming, sweeps, and what is refused before any pass."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import eutectic
+from eutectic.api import runs
+from eutectic.engine.events import Calibrating, Event
+from eutectic.errors import CalibrationError, OverBudget, RecipeError
+from tests.make.transformer import config, family, save, texts, tokenizer
+
+
+@pytest.fixture(scope="module")
+def berts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base and two experts, classifiers of three classes, and texts with labels."""
+    folder = tmp_path_factory.mktemp("berts")
+    family(folder, "BertForSequenceClassification", config("bert", num_labels=3))
+    for k in range(2):
+        texts(folder / f"data{k}.jsonl", 12, seed=k, labels=3)
+    return folder
+
+
+def recipe(folder: Path, method: Any = "regmean", rules: Any = None, **calibration: Any) -> eutectic.Recipe:
+    """A recipe over two experts, heads kept outside."""
+    said = {"data": {f"e{k}": str(folder / f"data{k}.jsonl") for k in range(2)}, "batch": 5, **calibration}
+    models = [{"model": str(folder / f"expert{k}"), "name": f"e{k}"} for k in range(2)]
+    kept = [{"role": "head", "keep": "base"}] if rules is None else rules
+    return eutectic.merge(models, base=str(folder / "base"), method=method, rules=kept, calibration=said)
+
+
+def run(made: eutectic.Recipe, out: Path, store: Path, seen: list[Event] | None = None) -> dict[str, torch.Tensor]:
+    """Merges and reads the output."""
+    eutectic.run(eutectic.plan(made, store=store), out=out, watch=[(seen or []).append])
+    return load_file(out / "model.safetensors")
+
+
+def grams(store: Path) -> dict[str, Mapping[str, torch.Tensor]]:
+    """Everything that a store holds, by digest."""
+    from eutectic.stats.store import Store
+
+    found = {}
+    for entry in Store(store).entries():
+        results = Store(store).open(entry.digest)
+        found[entry.digest] = {name: results.measured(name).load() for name in results.names()}
+    return found
+
+
+def test_regmean_end_to_end(berts: Path, tmp_path: Path) -> None:
+    """The merge is the least squares of what the store holds; norms, biases and embeddings are averaged; heads kept."""
+    got = run(recipe(berts, {"regmean": {"alpha": 0.8}}), tmp_path / "out", tmp_path / "store")
+    experts = [load_file(berts / f"expert{k}" / "model.safetensors") for k in range(2)]
+    base = load_file(berts / "base" / "model.safetensors")
+    name = "bert.encoder.layer.1.intermediate.dense.weight"
+    stores = sorted(grams(tmp_path / "store").values(), key=lambda held: float(held[name].sum()))
+    assert len(stores) == 2
+    found = []
+    for order in ((0, 1), (1, 0)):
+        total, right = torch.zeros(16, 16).double(), torch.zeros(16, 24).double()
+        for held, expert in zip((stores[at] for at in order), experts, strict=True):
+            gram = held[name].double()
+            gram = 0.8 * gram + 0.2 * gram.diagonal().diag()
+            total, right = total + gram, right + gram @ expert[name].double().T
+        found.append(torch.linalg.solve(total, right).T)
+    # Both models saw 12 texts of the same lengths, so rows cancel; which folder is whose is not written in the store.
+    assert any(torch.allclose(got[name].double(), each, atol=1e-5) for each in found)
+    for plain in ("bert.embeddings.word_embeddings.weight", "bert.encoder.layer.0.output.LayerNorm.weight"):
+        assert torch.allclose(got[plain], (experts[0][plain] + experts[1][plain]) / 2, atol=1e-6)
+    assert torch.equal(got["classifier.weight"], base["classifier.weight"])
+
+
+def test_a_sweep_reads_what_is_stored(berts: Path, tmp_path: Path) -> None:
+    """Another alpha passes no model; its plan says so; other samples, or other padding, pass again."""
+    store = tmp_path / "store"
+    seen: list[Event] = []
+    eutectic.run(eutectic.plan(recipe(berts), store=store), out=tmp_path / "one", watch=[seen.append])
+    assert any(isinstance(event, Calibrating) for event in seen)
+    again = eutectic.plan(recipe(berts, {"regmean": {"alpha": 0.5}}), store=store)
+    assert again.calibration is not None
+    assert all(again.calibration.finished)
+    assert "stored already" in again.explain()
+    seen.clear()
+    eutectic.run(again, out=tmp_path / "two", watch=[seen.append])
+    assert not any(isinstance(event, Calibrating) for event in seen)
+    for changed in ({"samples": 3}, {"padding": "include"}, {"max_length": 4}, {"seed": 1, "samples": 4}):
+        other = eutectic.plan(recipe(berts, **changed), store=store).calibration
+        assert other is not None
+        assert not any(other.finished), changed
+
+
+def test_a_stopped_calibration_goes_on(berts: Path, tmp_path: Path) -> None:
+    """Stopped after any number of parts, the same command measures the rest only, and results are the same bytes."""
+    whole = tmp_path / "whole"
+    runs.calibrate(eutectic.plan(recipe(berts), store=whole))
+    parts = 2 * 3  # two models of two blocks and the rest
+
+    class StopError(Exception):
+        pass
+
+    for stop in range(1, parts):
+        store = tmp_path / f"store{stop}"
+        left = [stop]
+
+        def watch(event: Event, left: list[int] = left) -> None:
+            left[0] -= isinstance(event, Calibrating)
+            if left[0] == 0:
+                raise StopError
+
+        with pytest.raises(StopError):
+            runs.calibrate(eutectic.plan(recipe(berts), store=store), watch=[watch])
+        kept = {path: path.stat().st_mtime_ns for path in store.rglob("*.safetensors")}
+        assert len(kept) == stop
+        runs.calibrate(eutectic.plan(recipe(berts), store=store))
+        assert {path: path.stat().st_mtime_ns for path in kept} == kept
+        again, before = grams(store), grams(whole)
+        assert again.keys() == before.keys()
+        for digest, held in before.items():
+            assert all(torch.equal(held[name], again[digest][name]) for name in held)
+
+
+def test_one_block_at_a_time_is_the_whole(berts: Path, tmp_path: Path) -> None:
+    """Both runners store the same bytes, under the same digests."""
+    for runner in ("blocks", "whole"):
+        runs.calibrate(eutectic.plan(recipe(berts, runner=runner), store=tmp_path / runner))
+    one, other = grams(tmp_path / "blocks"), grams(tmp_path / "whole")
+    assert one.keys() == other.keys()
+    for digest, held in one.items():
+        assert all(torch.equal(held[name], other[digest][name]) for name in held)
+
+
+def test_adapters_and_shards_are_models(berts: Path, tmp_path: Path) -> None:
+    """A base + adapter is calibrated as the model it makes."""
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    target = "bert.encoder.layer.0.attention.self.query"
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(2, 16, generator=generator), torch.randn(16, 2, generator=generator)
+    names = f"base_model.model.{target}"
+    save_file({f"{names}.lora_A.weight": a, f"{names}.lora_B.weight": b}, adapter / "adapter_model.safetensors")
+    settings = {"peft_type": "LORA", "r": 2, "lora_alpha": 2, "target_modules": ["query"]}
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    whole = tmp_path / "whole"
+    shutil.copytree(berts / "base", whole)
+    tensors = load_file(whole / "model.safetensors")
+    tensors[f"{target}.weight"] += b @ a
+    save_file(tensors, whole / "model.safetensors")
+    made = {}
+    for kind, second in (("adapter", adapter), ("whole", whole)):
+        models = [{"model": str(adapter), "name": "a"}, {"model": str(second), "name": "b"}]
+        said = {"data": str(berts / "data0.jsonl")}
+        one = eutectic.merge(models, base=str(berts / "base"), method="regmean", calibration=said)
+        made[kind] = run(one, tmp_path / f"out-{kind}", tmp_path / "store")
+    # The adapter merged with itself, or with itself as a whole model, is the model that it makes.
+    for got in made.values():
+        assert torch.allclose(got[f"{target}.weight"], tensors[f"{target}.weight"], atol=1e-5)
+
+
+def test_fisher_end_to_end(berts: Path, tmp_path: Path) -> None:
+    """The model's own head predicts; the diagonal agrees with one taken from the model as transformers loads it."""
+    import transformers
+
+    got = run(recipe(berts, {"fisher": {"kind": "empirical"}}, label="label"), tmp_path / "out", tmp_path / "store")
+    tensor = "bert.encoder.layer.0.attention.self.query.bias"
+    diagonals = []
+    for k in range(2):
+        loaded = transformers.BertForSequenceClassification.from_pretrained(berts / f"expert{k}").eval()
+        tokens = transformers.AutoTokenizer.from_pretrained(berts / "base")
+        weight = dict(loaded.named_parameters())[tensor]
+        total = torch.zeros(16)
+        for line in (berts / f"data{k}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            logits = loaded(**tokens(row["text"], return_tensors="pt")).logits[0]
+            total += torch.autograd.grad(logits.log_softmax(-1)[row["label"]], weight)[0].square()
+        diagonals.append(total / 12)
+    held = [each[tensor] for each in grams(tmp_path / "store").values()]
+    assert all(any(torch.allclose(each, found, rtol=1e-3, atol=1e-9) for found in held) for each in diagonals)
+    experts = [load_file(berts / f"expert{k}" / "model.safetensors")[tensor] for k in range(2)]
+    low, high = torch.minimum(*experts), torch.maximum(*experts)
+    assert bool(((got[tensor] >= low - 1e-6) & (got[tensor] <= high + 1e-6)).all())
+
+
+def test_a_head_outside_of_the_model_predicts(berts: Path, tmp_path: Path) -> None:
+    """Logits of a frozen head; one of another width, or without weight, is refused before any pass."""
+    save_file({"weight": torch.randn(3, 16)}, tmp_path / "head.safetensors")
+    head = {"weights": str(tmp_path / "head.safetensors"), "normalize": True, "scale": 20}
+    got = run(recipe(berts, "fisher", head=head), tmp_path / "out", tmp_path / "store")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in got.values())
+    save_file({"weight": torch.randn(3, 12)}, tmp_path / "head.safetensors")
+    with pytest.raises(CalibrationError, match=r"head for features of width 16, found one of 12"):
+        eutectic.plan(recipe(berts, "fisher", head=head), store=tmp_path / "store")
+    save_file({"other": torch.randn(3, 16)}, tmp_path / "head.safetensors")
+    with pytest.raises(CalibrationError, match=r"expected a head's weight"):
+        eutectic.plan(recipe(berts, "fisher", head=head), store=tmp_path / "store")
+
+
+def test_one_sample_is_enough(berts: Path, tmp_path: Path) -> None:
+    """Where one sample does not determine a map, it stays near the mean; nothing is infinite."""
+    got = run(recipe(berts, {"regmean": {"alpha": 1.0}}, samples=1), tmp_path / "out", tmp_path / "store")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in got.values())
+
+
+# ---- refused before any pass ----------------------------------------------------------------------------------------
+
+
+def refused(made: eutectic.Recipe, store: Path, match: str) -> None:
+    """Holds that calibration is refused, by plan or before its first part, with a message."""
+    seen: list[Event] = []
+    with pytest.raises(CalibrationError, match=match):
+        runs.calibrate(eutectic.plan(made, store=store), watch=[seen.append])
+    assert not seen
+    assert not list(store.rglob("*.safetensors"))
+
+
+def test_data_that_is_not_there(berts: Path, tmp_path: Path) -> None:
+    """No section, no file, an empty file, a column of another name."""
+    plain = recipe(berts).model_copy(update={"calibration": None})
+    with pytest.raises(RecipeError, match=r"regmean|inputs.*needs data"):
+        eutectic.plan(plain, store=tmp_path)
+    refused(recipe(berts, data=str(tmp_path / "none.jsonl")), tmp_path / "s", "expected a file or folder of samples")
+    (tmp_path / "empty.jsonl").write_text("\n")
+    refused(recipe(berts, data=str(tmp_path / "empty.jsonl")), tmp_path / "s", "expected samples, found none")
+    refused(recipe(berts, text="sentence"), tmp_path / "s", "row 1: expected a column 'sentence'")
+
+
+def test_labels_that_are_missing(berts: Path, tmp_path: Path) -> None:
+    """Needed and not named, named and not there, out of the head's range."""
+    empirical = {"fisher": {"kind": "empirical"}}
+    refused(recipe(berts, empirical), tmp_path / "s", r"expected samples with labels.*calibration\.label")
+    refused(recipe(berts, empirical, label="class"), tmp_path / "s", "expected a label under 'class'")
+    texts(tmp_path / "many.jsonl", 12, labels=7)
+    many = recipe(berts, empirical, label="label", data=str(tmp_path / "many.jsonl"))
+    refused(many, tmp_path / "s", "labels from 0 to 2, as the head has 3 classes; found [46]")
+
+
+def test_a_tokenizer_of_another_model(berts: Path, tmp_path: Path) -> None:
+    """Tokens beyond the embedding are found before anything is run."""
+    family(tmp_path, "BertForSequenceClassification", config("bert", num_labels=3))
+    for folder in ("base", "expert0", "expert1"):
+        tokenizer(tmp_path / folder, [f"x{at}" for at in range(100)] + [f"w{at}" for at in range(60)])
+    for k in range(2):
+        shutil.copy(berts / f"data{k}.jsonl", tmp_path)
+    refused(recipe(tmp_path), tmp_path / "s", "its tokenizer belongs to another model")
+
+
+def test_a_model_that_config_does_not_describe(berts: Path, tmp_path: Path) -> None:
+    """Tensors that do not fit the module are named."""
+    family(tmp_path, "BertForSequenceClassification", config("bert", num_labels=3))
+    for folder in ("base", "expert0", "expert1"):
+        path = tmp_path / folder / "config.json"
+        path.write_text(path.read_text().replace('"intermediate_size": 24', '"intermediate_size": 32'))
+    for k in range(2):
+        shutil.copy(berts / f"data{k}.jsonl", tmp_path)
+    refused(recipe(tmp_path), tmp_path / "s", r"do not fit BertModel.*expected \[32, 16\], found \[24, 16\]")
+
+
+def test_weights_that_are_not_finite(berts: Path, tmp_path: Path) -> None:
+    """NaN activations name the model and the tensor behind them."""
+    family(tmp_path, "BertForSequenceClassification", config("bert", num_labels=3))
+    path = tmp_path / "expert1" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["bert.encoder.layer.0.attention.self.query.weight"][0, 0] = torch.nan
+    save_file(tensors, path)
+    for k in range(2):
+        shutil.copy(berts / f"data{k}.jsonl", tmp_path)
+    with pytest.raises(CalibrationError, match=r"expert1: what reaches encoder\.layer\.\d.*weight is NaN"):
+        runs.calibrate(eutectic.plan(recipe(tmp_path), store=tmp_path / "s"))
+
+
+def test_too_small_a_budget(berts: Path, tmp_path: Path) -> None:
+    """Calibration is priced; what does not fit is refused with the least that does."""
+    with pytest.raises(OverBudget, match=r"calibrating it takes .* --memory \d+MiB"):
+        eutectic.plan(recipe(berts), memory="40MiB", store=tmp_path)
+
+
+def test_data_that_changes_meanwhile(berts: Path, tmp_path: Path) -> None:
+    """Between plan and run nothing may change."""
+    for k in range(2):
+        shutil.copy(berts / f"data{k}.jsonl", tmp_path / f"data{k}.jsonl")
+    data = {f"e{k}": str(tmp_path / f"data{k}.jsonl") for k in range(2)}
+    planned = eutectic.plan(recipe(berts, data=data), store=tmp_path / "s")
+    texts(tmp_path / "data1.jsonl", 12, seed=9, labels=3)
+    with pytest.raises(CalibrationError, match="changed since the plan was made"):
+        runs.calibrate(planned)
+
+
+# ---- other families -------------------------------------------------------------------------------------------------
+
+FAMILIES = {
+    "llama": ("LlamaForCausalLM", ["self_attn.q_proj", "mlp.down_proj"]),
+    "gpt2": ("GPT2LMHeadModel", ["attn.c_attn", "mlp.c_proj"]),
+    "t5": ("T5ForConditionalGeneration", ["SelfAttention.q", "EncDecAttention.k"]),
+    "vit": ("ViTForImageClassification", ["attention.query", "output.dense"]),
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_families_merge(kind: str, tmp_path: Path) -> None:
+    """Decoders, transposed maps, encoder-decoders, vision: maps are solved, and a copy merged with itself is itself."""
+    architecture, maps = FAMILIES[kind]
+    words = kind != "vit"
+    base, experts = family(tmp_path, architecture, config(kind), words=words)
+    data = texts(tmp_path / "data.jsonl") if words else tmp_path / "pixels.safetensors"
+    if not words:
+        save_file({"pixel_values": torch.randn(6, 3, 8, 8)}, data)
+    said = {"data": str(data), "batch": 4}
+
+    def merge(models: list[str], out: str, method: Any) -> dict[str, torch.Tensor]:
+        entries = [{"model": model, "name": f"m{at}"} for at, model in enumerate(models)]
+        made = eutectic.merge(entries, base=str(base), method=method, calibration=said)
+        return run(made, tmp_path / out, tmp_path / "store")
+
+    same = merge([str(experts[0])] * 2, "same", "regmean")
+    own = load_file(experts[0] / "model.safetensors")
+    assert all(torch.allclose(same[name], own[name], atol=1e-5) for name in same)
+    got = merge([str(each) for each in experts], "two", "regmean")
+    other = load_file(experts[1] / "model.safetensors")
+    for part in maps:
+        names = [name for name in got if f"{part}.weight" in name]
+        assert names
+        # Of a map whose inputs reached it the merge is not the plain mean.
+        assert not any(torch.allclose(got[name], (own[name] + other[name]) / 2, atol=1e-4) for name in names)
+
+
+def test_behind_the_merged_blocks(tmp_path: Path) -> None:
+    """RegMean++ of a decoder: what the first block is given is the same, further on it is not; copies are kept."""
+    base, experts = family(tmp_path, "LlamaForCausalLM", config("llama"))
+    texts(tmp_path / "data.jsonl")
+
+    def merge(models: list[Path], out: str, prefix: str) -> dict[str, torch.Tensor]:
+        entries = [{"model": str(model), "name": f"m{at}"} for at, model in enumerate(models)]
+        said = {"data": str(tmp_path / "data.jsonl")}
+        method = {"regmean": {"prefix": prefix, "alpha": 0.9}}
+        rules = [{"match": "*embed_tokens*", "keep": "base"}]
+        made = eutectic.merge(entries, base=str(base), method=method, rules=rules, calibration=said)
+        return run(made, tmp_path / out, tmp_path / "store")
+
+    own, behind = (merge(experts, prefix, prefix) for prefix in ("own", "merged"))
+    query = "model.layers.{}.self_attn.q_proj.weight"
+    assert not torch.allclose(own[query.format(2)], behind[query.format(2)], atol=1e-4)
+    same = merge([experts[0]] * 2, "same", "merged")
+    one = load_file(experts[0] / "model.safetensors")
+    assert torch.allclose(same[query.format(2)], one[query.format(2)], atol=1e-5)
+
+
+def test_saved_models_are_used(tmp_path: Path) -> None:
+    """A config without architectures runs as its bare model."""
+    folder = save(tmp_path / "m", config("bert"), "BertModel", 1)
+    settings = json.loads((folder / "config.json").read_text())
+    settings.pop("architectures")
+    (folder / "config.json").write_text(json.dumps(settings))
+    texts(tmp_path / "data.jsonl")
+    entries = [{"model": str(folder), "name": name} for name in ("a", "b")]
+    made = eutectic.merge(entries, method="regmean", calibration={"data": str(tmp_path / "data.jsonl")})
+    got = run(made, tmp_path / "out", tmp_path / "store")
+    own = load_file(folder / "model.safetensors")
+    assert all(torch.allclose(got[name], own[name], atol=1e-5) for name in got)

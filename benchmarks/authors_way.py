@@ -1,4 +1,4 @@
-"""Matrix methods as their authors' code and fusion_bench compute them, in a process of its own, on one thread.
+"""Matrix methods as their authors' code and fusion_bench compute them, in a process of its own.
 
     python benchmarks/authors_way.py tsv_m BASE.safetensors EXPERT.safetensors ... --out OUT.safetensors [--port]
 
@@ -76,9 +76,10 @@ def main() -> None:
     parser.add_argument("experts", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--port", action="store_true", help="call fusion_bench's functions")
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(options.threads)
     base = load_file(options.base)
     vectors = [{name: value - base[name] for name, value in load_file(path).items()} for path in options.experts]
     if options.port:

@@ -1,4 +1,4 @@
-"""Matrix methods against their authors' way: CPU seconds on one thread, and the error of both against float64.
+"""Matrix methods against their authors' way: CPU seconds, and the error of both against float64.
 
     python -m benchmarks.matrices --blocks 2
     python -m benchmarks.matrices --blocks 2 --port /tmp/fusion/bin/python
@@ -115,9 +115,12 @@ def measure_method(method: str, options: argparse.Namespace, work: Path) -> dict
     turns = []
     theirs = work / "theirs.safetensors"
     program = [options.port or sys.executable, "benchmarks/authors_way.py", method, base, *experts]
-    program += ["--out", theirs, "--steps", options.steps, *(["--port"] if options.port else [])]
+    program += ["--out", theirs, "--steps", options.steps, "--threads", options.threads]
+    program += [*(["--port"] if options.port else [])]
     for at in range(options.rounds):
-        said, cost = measure.merge(recipe, work / "run", memory=options.memory, threads=1, keep=at == 0)
+        said, cost = measure.merge(
+            recipe, work / "run", memory=options.memory, threads=options.threads, keep=at == 0, load="torch"
+        )
         if at == 0:
             ours = load_file(next((work / "run" / "merged").glob("*.safetensors")))
         authors = json.loads(measure.run(program).output.strip().splitlines()[-1])
@@ -161,6 +164,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--power", type=float, default=0.7, help="how fast the deltas' spectra fall")
     parser.add_argument("--steps", type=int, default=300, help="of WUDI")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1, help="of both; torch alone takes one a core")
     parser.add_argument("--exact", type=int, default=0, help="compare only so many matrices with float64; 0: all")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--memory", default="2GiB")

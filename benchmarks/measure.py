@@ -75,7 +75,14 @@ def _anonymous(pid: int) -> int:
 
 
 def merge(
-    recipe: dict[str, Any], work: Path, *, memory: str, threads: int, plan_only: bool = False, keep: bool = False
+    recipe: dict[str, Any],
+    work: Path,
+    *,
+    memory: str,
+    threads: int,
+    plan_only: bool = False,
+    keep: bool = False,
+    load: str | None = None,
 ) -> tuple[dict[str, Any], Cost]:
     """Runs one merge in a fresh process and returns what it said and what it cost; the output is removed."""
     work.mkdir(parents=True, exist_ok=True)
@@ -83,7 +90,8 @@ def merge(
     shutil.rmtree(out, ignore_errors=True)
     file.write_text(json.dumps(recipe))
     command = [sys.executable, "-m", "benchmarks.child", file, out, "--memory", memory, "--threads", str(threads)]
-    cost = run([*command, "--plan-only"] if plan_only else command)
+    command += ["--plan-only"] * plan_only + (["--load", load] if load else [])
+    cost = run(command)
     if not keep:
         shutil.rmtree(out, ignore_errors=True)
     said: dict[str, Any] = json.loads(cost.output.strip().splitlines()[-1])

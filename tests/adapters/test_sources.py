@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from eutectic.adapters.lora import against, fold, open_adapter
+from eutectic.adapters.sources import DeltaSource, share_memory
 from eutectic.errors import CheckpointError
 from tests.make.adapters import factors, read, write_adapter, write_base
 
@@ -85,3 +86,16 @@ def test_closing_differences_leaves_the_base_open(tmp_path: Path) -> None:
     base = write_base(tmp_path / "base", {"x.weight": zeros(3, 5)})
     against(base, write_adapter(tmp_path / "adapter", factors("x", 3, 5))).source.close()
     assert not read(base.source, "x.weight").any()
+
+
+def test_adapters_share_what_they_keep(tmp_path: Path) -> None:
+    """Many of them keep less each, down to one module's factors, and read the same."""
+    folders = [write_adapter(tmp_path / f"a{at}", factors("x", 3, 5) | factors("y", 3, 5, seed=1)) for at in (0, 1)]
+    opened = [open_adapter(folder).source for folder in folders]
+    before = read(opened[0], "x.weight")
+    share_memory(opened)
+    assert np.array_equal(read(opened[0], "x.weight"), before)
+    for source in opened:
+        assert isinstance(source, DeltaSource)
+        source.adapter.keep(0)
+    assert np.array_equal(read(opened[1], "y.weight"), read(opened[0], "y.weight"))

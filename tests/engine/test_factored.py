@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -94,3 +95,17 @@ def test_broken_factors_stop_the_run(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"lora_B.*nan"):
         eutectic.run(eutectic.plan(eutectic.merge_adapters([folder])), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_threads_work_ahead_and_make_the_same_bytes(tmp_path: Path) -> None:
+    """More modules than are kept, one, two and four threads: equal files."""
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    for block in range(24):
+        tensors |= factors(f"layers.{block}.q", 40, 30, rank=3, seed=block)
+    folder = write_adapter(tmp_path / "a", tensors, r=3)
+    found = set()
+    for threads in (1, 2, 4):
+        plan = eutectic.plan(eutectic.merge_adapters([folder], weights=[0.7], rank=2), threads=threads)
+        eutectic.run(plan, tmp_path / str(threads))
+        found.add((tmp_path / str(threads) / "adapter_model.safetensors").read_bytes())
+    assert len(found) == 1

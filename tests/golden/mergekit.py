@@ -21,7 +21,10 @@ from .merging import merge
 
 SIZES = {"K": 10**3, "M": 10**6, "B": 10**9}
 TRIM = {"scope": "tensor", "count": "exact"}
+MIDDLE = {"scope": "tensor", "first": "density"}
 VOTE = {"density": 1.0, "tie": "plus"}
+#: What a sparsifier takes of each input beside the density, and mergekit's default.
+BESIDE = {"breadcrumbs": ("gamma", 0.01), "della": ("epsilon", 0.15)}
 
 
 class Values(NamedTuple):
@@ -252,6 +255,22 @@ def _passthrough(_: Config, target: Target) -> Values:
     return Values({"passthrough.scale": 1.0 if scale is None else float(scale)}, lambda feed: {})
 
 
+def _sce(_: Config, target: Target) -> Values:
+    return Values({"sce.select_topk": min(max(float(_shared(target, "select_topk", 1.0)), 0.0), 1.0)}, lambda feed: {})
+
+
+def _ram(plus: bool) -> Callable[[Config, Target], Values]:
+    """The sums of what single models changed; the second kind strengthens them."""
+
+    def values(_: Config, target: Target) -> Values:
+        shared = {"ram.epsilon": float(_shared(target, "epsilon", 1e-5))}
+        if plus:
+            shared |= {"ram.r": float(_shared(target, "r", 0.1)), "ram.alpha": float(_shared(target, "alpha", 0.2))}
+        return Values(shared, lambda feed: {})
+
+    return values
+
+
 def _sum(sparsify: str | None, rescale: bool) -> Callable[[Config, Target], Values]:
     """The family's members without sign election: base + lambda sum w d [/ sum w]."""
 
@@ -281,8 +300,14 @@ def _sparse(target: Target, sparsify: str | None, rescale: bool, combine: str, s
         shared[f"{sparsify}.rescale"] = "l1" if _shared(target, "rescale", rescale) else "none"
 
     def each(feed: Feed) -> dict[str, Any]:
-        density = {f"{sparsify}.density": _share(target, feed)} if sparsify else {}
-        return {f"{combine}.weight": _required(target, feed, "weight"), **density}
+        found = {f"{combine}.weight": _required(target, feed, "weight")}
+        if sparsify:
+            found[f"{sparsify}.density"] = _share(target, feed)
+        if sparsify in BESIDE:
+            key, default = BESIDE[sparsify]
+            value = target.of(feed, key)
+            found[f"{sparsify}.{key}"] = default if value is None else float(value)
+        return found
 
     return Values(shared, each)
 
@@ -310,6 +335,17 @@ METHODS = {
     "ties": Translation(True, _chain(("trim", TRIM), ("ties", VOTE)), _elect("trim", True, False)),
     "dare_linear": Translation(True, _chain(("dare", {}), ("task_arithmetic", {})), _sum("dare", True)),
     "dare_ties": Translation(True, _chain(("dare", {}), ("ties", VOTE)), _elect("dare", False, True)),
+    "breadcrumbs": Translation(
+        True, _chain(("breadcrumbs", MIDDLE), ("task_arithmetic", {})), _sum("breadcrumbs", False)
+    ),
+    "breadcrumbs_ties": Translation(
+        True, _chain(("breadcrumbs", MIDDLE), ("ties", VOTE)), _elect("breadcrumbs", False, False)
+    ),
+    "della": Translation(True, _chain(("della", {}), ("ties", VOTE)), _elect("della", True, True)),
+    "della_linear": Translation(True, _chain(("della", {}), ("task_arithmetic", {})), _sum("della", True)),
+    "sce": Translation(True, _chain(("sce", {"mask": "deltas", "floor": 1e-6})), _sce),
+    "ram": Translation(True, _chain(("ram", {"scope": "tensor"})), _ram(False)),
+    "ramplus_tl": Translation(True, _chain(("ram", {"scope": "tensor"})), _ram(True)),
 }
 
 

@@ -1,13 +1,17 @@
 """What methods on whole matrices share, and that all of them stand what deltas of real models can be."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import eutectic
 from eutectic.methods import METHODS
 from eutectic.methods.declare import Domain, Elsewhere
-from eutectic.methods.matrices import domain, mean_elsewhere, svd_scratch
+from eutectic.methods.matrices import domain, mean_elsewhere, share_of, svd_scratch
+from tests.make.checkpoints import write_model
 from tests.make.sites import Job, merge
 
 NAMES = [name for name, method in METHODS.items() if method.needs.domain is not Domain.ANY]
@@ -53,6 +57,12 @@ def test_scratch_is_of_the_smaller_side() -> None:
     """Gram matrices are of the smaller side; a matrix and its transpose cost the same."""
     assert svd_scratch(8, (4096, 1024)) == svd_scratch(8, (1024, 4096))
     assert svd_scratch(8, (100_000, 64)) < 12 * 100_000 * 64
+
+
+@pytest.mark.parametrize(("rank", "tasks", "kept"), [(768, 8, 96), (20, 3, 6), (4, 5, 0), (49, 49, 0), (5, 1, 5)])
+def test_share(rank: int, tasks: int, kept: int) -> None:
+    """int(r * (1 / T)): 49 * (1 / 49) is 0.9999999999999999 in floats, and cut off."""
+    assert share_of(rank, tasks) == kept
 
 
 @EACH
@@ -138,3 +148,35 @@ def test_stored_in_bfloat16(name: str) -> None:
     base, *models = (normal(16, 12, seed=at).bfloat16() for at in range(3))
     wide = merge((name, values(name, False)), [model.float() for model in models], base.float())
     assert torch.equal(merge((name, values(name, False)), models, base), wide.bfloat16())
+
+
+@EACH
+def test_weights_from_norms(name: str, tmp_path: Path) -> None:
+    """NAN's coefficients are the method's weights, of the matrices and of the tensors that are merged otherwise.
+
+    Norms 1 : 2 of the deltas over all tensors (the second model is twice as far away everywhere) give 2/3 and 1/3.
+    """
+    names = {"model.layers.0.self_attn.q_proj.weight": (12, 10), "model.norm.weight": (12,)}
+    base = {key: normal(*shape) for key, shape in names.items()}
+    move = {key: normal(*shape, seed=1) for key, shape in names.items()}
+    paths = [
+        str(write_model(tmp_path / f"m{times}", {key: base[key] + times * move[key] for key in names}, {}))
+        for times in (0, 1, 2)
+    ]
+    source = {"nan": {"of": "delta", "scale": 1}}
+    others = {"others": "mean"} if METHODS[name].parameter("others") else {}
+    found = {}
+    for label, weight in (("source", source), ("numbers", None)):
+        models = [
+            {"model": path} | ({} if weight else {"weight": w})
+            for path, w in zip(paths[1:], (2 / 3, 1 / 3), strict=True)
+        ]
+        step = {name: values(name, False) | others | ({"weight": weight} if weight else {})}
+        recipe = {"base": paths[0], "models": models, "method": step}
+        eutectic.run(eutectic.plan(recipe), out=tmp_path / label)
+        found[label] = load_file(next((tmp_path / label).glob("*.safetensors")))
+    for key in names:
+        assert torch.allclose(found["source"][key], found["numbers"][key], atol=1e-4)
+        assert not torch.allclose(found["source"][key], base[key], atol=1e-3)
+    mean = base["model.norm.weight"] + (2 / 3 + 2 / 3) / 2 * move["model.norm.weight"]
+    assert torch.allclose(found["source"]["model.norm.weight"], mean, atol=1e-4)

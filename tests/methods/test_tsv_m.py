@@ -3,7 +3,6 @@ import math
 import pytest
 import torch
 
-from eutectic.methods.tsv_m import share_of
 from tests.make.sites import merge, table
 
 EXACT = pytest.mark.parametrize("exact", [False, True], ids=["shortcut", "exact"])
@@ -57,12 +56,6 @@ def test_keep_all(exact: bool) -> None:
     one = normal(7, 5)
     assert torch.allclose(tsv([one], keep="all", exact=exact), one, atol=1e-5)
     assert torch.allclose(tsv([one, -one], keep="all", exact=exact), torch.zeros(7, 5), atol=1e-5)
-
-
-@pytest.mark.parametrize(("rank", "tasks", "kept"), [(768, 8, 96), (20, 3, 6), (4, 5, 0), (49, 49, 0), (5, 1, 5)])
-def test_share(rank: int, tasks: int, kept: int) -> None:
-    """int(r * (1 / T)): 49 * (1 / 49) is 0.9999999999999999 in floats, and cut off."""
-    assert share_of(rank, tasks) == kept
 
 
 def test_more_tasks_than_rank() -> None:

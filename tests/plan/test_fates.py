@@ -243,3 +243,36 @@ def test_slices(tmp_path: Path) -> None:
     wrong = [{"sources": [{"model": "m0", "blocks": [1, 4]}]}]
     with pytest.raises(eutectic.EutecticError, match="block 2 was asked for"):
         plan(recipe(tmp_path, None, tensors(), method="passthrough", slices=wrong))
+
+
+def test_tensors_outside_a_domain(tmp_path: Path) -> None:
+    """TSV-M merges projections; norms, embedding and head move by the mean delta times its scale, and it is said."""
+    method = {"tsv_m": {"scale": 3, "weight": "nan"}}
+    found = plan(recipe(tmp_path, tensors(), tensors(), tensors(), method=method))
+    assert merged(found, Q.format(0)).steps[0].method.name == "tsv_m"
+    assert not merged(found, Q.format(0)).aside
+    for name, why in ((NORM, "1-D"), (EMBEDDING, "embedding.word"), (HEAD, "head.word")):
+        (step,) = merged(found, name).steps
+        assert step.method.name == "task_arithmetic"
+        assert step.values == {"scale": 1.5, "normalize": False}
+        assert list(step.coefficients) == ["weight"]
+        assert merged(found, name).aside == f"{why}: tsv_m is for linear maps, task_arithmetic merges it"
+    text = " ".join(found.explain().split())
+    assert "1 tensors by task_arithmetic (1-D: tsv_m is for linear maps, task_arithmetic merges it)" in text
+    assert found.describe()["aside"][NORM] == merged(found, NORM).aside
+    every = plan(recipe(tmp_path, tensors(), tensors(), method={"tsv_m": {"tensors": "matrices"}}))
+    assert merged(every, EMBEDDING).steps[0].method.name == "tsv_m"
+    assert merged(every, NORM).aside.startswith("1-D: tsv_m is for matrices")
+
+
+def test_the_base_outside_a_domain(tmp_path: Path) -> None:
+    """WUDI keeps the base elsewhere; where the policy gives the output other rows than the base has, it cannot."""
+    found = plan(recipe(tmp_path, tensors(), tensors(), method="wudi"))
+    assert copied(found, NORM).why == "1-D: wudi is for linear maps, the base is kept"
+    assert copied(found, EMBEDDING).feed.source == 0
+    averaged = plan(recipe(tmp_path, tensors(), tensors(), method={"wudi": {"others": "mean"}}))
+    assert merged(averaged, NORM).steps[0].method.name == "task_arithmetic"
+    short = tensors(embedding=torch.ones(5, 4).bfloat16(), head=torch.ones(5, 4).bfloat16())
+    text = refusal(recipe(tmp_path, tensors(), short, method="wudi", vocabulary="truncate"))
+    assert "the base has [6, 4] for [5, 4]" in text
+    assert "by a rule" in text

@@ -39,6 +39,10 @@ class Adapter:
         self._rescale: dict[str, Wide] = {}
         self._lock = threading.Lock()
 
+    def keep(self, limit: int) -> None:
+        """Sets how many bytes of factors stay in memory between reads; those of one module do whatever their size."""
+        self._factors = FactorStore(self.file, limit)
+
     def work_dtype(self, edit: Edit) -> np.dtype[np.float32] | np.dtype[np.float64]:
         """Returns float64 for an edit of float64 values, else float32."""
         source, name = (self.file, edit.full) if edit.full is not None else (self._base, edit.name)

@@ -1,7 +1,7 @@
 """Adapters as sources: the differences they make, or the whole model with them folded in."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -11,6 +11,9 @@ from eutectic.adapters.stored import Wide
 from eutectic.checkpoint.ranges import elements, find, first_byte
 from eutectic.checkpoint.source import Buffer, Source
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
+
+#: Bytes of factors that all adapters of a merge keep together; each keeps those of one module at least.
+KEPT_FACTORS = 64 << 20
 
 
 class DeltaSource:
@@ -185,6 +188,13 @@ class FoldedSource:
             return TensorSpec(edit.name, edit.shape, self._adapter.file.header[str(edit.full)].dtype)
         double = self._adapter.work_dtype(edit) == np.float64
         return TensorSpec(edit.name, edit.shape, DTYPES["F64" if double else "F32"])
+
+
+def share_memory(sources: Sequence[Source]) -> None:
+    """Divides the memory for factors that are kept between reads among the adapters of one merge."""
+    adapters = [source.adapter for source in sources if isinstance(source, DeltaSource)]
+    for adapter in adapters:
+        adapter.keep(KEPT_FACTORS // len(adapters))
 
 
 def _stored(edit: Edit) -> bool:

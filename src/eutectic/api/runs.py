@@ -12,6 +12,7 @@ from typing import Any
 
 from eutectic import speed
 from eutectic.about import VERSION
+from eutectic.adapters.sources import share_memory
 from eutectic.api import models
 from eutectic.api.differences import around_factors, is_many_summed, merged_updates, plan_differences, works_on_factors
 from eutectic.api.recipes import read
@@ -138,6 +139,7 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         return made
 
     base, models = open_inputs(recipe, stage, offline=offline)
+    share_memory([each.source for each in models])
     room = share if short else budget - sum(held)
     donor = None
     try:

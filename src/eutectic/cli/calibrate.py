@@ -16,7 +16,7 @@ def calibrate(
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take the statistics of data that a recipe's methods ask for; `merge` does so by itself.
+    """Take the statistics of data that a recipe asks for, ahead of the merge, which does so by itself.
 
     Run the same command again to go on after a stop.
     """

@@ -25,7 +25,9 @@ from eutectic.numerics.tensors import Tensor, one_thread, torch
 from eutectic.plan.factored import FactorSite
 
 #: Modules kept after they were made: A and B of one module are read one after the other, by several threads.
-_KEPT = 8
+_KEPT = 16
+#: How many modules ahead a thread looks for work of its own.
+_AHEAD = 4
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ class FactoredSource:
         self._header |= saved.header if saved is not None else {}
         self._sites = tuple(sites)
         self._lock = threading.Lock()
-        self._busy: dict[str, threading.Lock] = {}
+        self._place = {site.name: at for at, site in enumerate(sites)}
+        self._busy = {site.name: threading.Lock() for site in sites}
         self._kept: OrderedDict[str, Factors] = OrderedDict()
         self._losses: dict[str, Loss] = {}
 
@@ -149,20 +152,34 @@ class FactoredSource:
             )
 
     def _factors(self, site: FactorSite) -> Factors:
-        """Returns a module's cut factors; one thread makes them, and others that want the same wait."""
+        """Returns a module's cut factors; while another thread makes them, this one makes the next module's."""
+        if self._busy[site.name].locked():
+            self._ahead(site)
+        with self._busy[site.name]:
+            return self._made(site)
+
+    def _ahead(self, site: FactorSite) -> None:
+        at = self._place[site.name] + 1
+        for other in self._sites[at : at + _AHEAD]:
+            busy = self._busy[other.name]
+            if busy.acquire(blocking=False):
+                try:
+                    self._made(other)
+                finally:
+                    busy.release()
+                return
+
+    def _made(self, site: FactorSite) -> Factors:
         with self._lock:
-            busy = self._busy.setdefault(site.name, threading.Lock())
-        with busy:
-            with self._lock:
-                if site.name in self._kept:
-                    return self._kept[site.name]
-            cut = fitted(self._maker.make(site), site.rank)
-            with self._lock:
-                self._losses[site.name] = Loss(site.rank, cut.norm, cut.error)
-                self._kept[site.name] = cut.factors
-                while len(self._kept) > _KEPT:
-                    self._kept.popitem(last=False)
-            return cut.factors
+            if site.name in self._kept:
+                return self._kept[site.name]
+        cut = fitted(self._maker.make(site), site.rank)
+        with self._lock:
+            self._losses[site.name] = Loss(site.rank, cut.norm, cut.error)
+            self._kept[site.name] = cut.factors
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+        return cut.factors
 
     def losses(self) -> dict[str, Loss]:
         """Returns what cutting lost, by module; those that an earlier run made are made again to know."""

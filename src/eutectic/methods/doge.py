@@ -88,7 +88,7 @@ def doge(
 def _shared(site: Site, divisor: int, exact: bool) -> Tensor:
     """Returns the left vectors (d_out, p) of the subspace that the tasks share."""
     rank = min(site.base.shape)
-    most = int(rank / site.n)
+    most = rank // site.n
     vectors = torch.cat(site.each(lambda delta: svd(delta, most, exact=exact).u, site.deltas), dim=1)
     return svd(vectors, int(rank / divisor), exact=exact).u
 

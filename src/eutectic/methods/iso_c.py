@@ -9,7 +9,7 @@ vectors; the authors decompose them too (`tensors: matrices`).
 """
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine
-from eutectic.methods.matrices import Tensors, domain, mean_elsewhere, svd_scratch
+from eutectic.methods.matrices import Tensors, domain, mean_elsewhere, rounding, svd_scratch
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.spectra import isotropic
 from eutectic.numerics.tensors import Tensor
@@ -42,4 +42,4 @@ def iso_c(
         tensors: merge the linear maps this way, or every matrix; the others move by the mean delta times the scale.
         exact: take a full SVD in the work precision instead of eigenvectors of a Gram matrix in float64.
     """
-    return site.base + scale * isotropic(weighted_sum(weight, site.deltas), exact=exact)
+    return site.base + scale * isotropic(weighted_sum(weight, site.deltas), least=rounding(site), exact=exact)

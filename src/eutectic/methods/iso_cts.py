@@ -10,7 +10,7 @@ averaged like vectors; the authors decompose them too (`tensors: matrices`).
 """
 
 from eutectic.methods.declare import Fraction, Laws, Locality, Needs, Paper, PerModel, combine
-from eutectic.methods.matrices import Tensors, domain, mean_elsewhere, svd_scratch
+from eutectic.methods.matrices import Tensors, domain, mean_elsewhere, rounding, svd_scratch
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.spectra import Svd, polar, svd
 from eutectic.numerics.tensors import Tensor, torch
@@ -22,9 +22,9 @@ def split(rank: int, tasks: int, common: float) -> tuple[int, int]:
     return rank - tasks * each, each
 
 
-def _rest(delta: Tensor, shared: Tensor, most: int, exact: bool) -> Svd:
+def _rest(delta: Tensor, shared: Tensor, most: int, least: float, exact: bool) -> Svd:
     """Returns the leading triplets of what a delta has beside the common left vectors, rounding errors left out."""
-    least = 16 * torch.finfo(delta.dtype).eps * float(delta.double().norm())
+    least = max(least, 16 * torch.finfo(delta.dtype).eps * float(delta.double().norm()))
     return svd(delta - shared @ (shared.T @ delta), most, least=least, exact=exact)
 
 
@@ -60,8 +60,9 @@ def iso_cts(
     deltas = weight * site.deltas
     rank = min(site.base.shape)
     shared, own = split(rank, site.n, common)
-    top = svd(weighted_sum(torch.ones_like(weight), deltas), shared, exact=exact)
-    parts = [*site.each(lambda delta: _rest(delta, top.u, own, exact), deltas), top]
+    least = rounding(site)
+    top = svd(weighted_sum(torch.ones_like(weight), deltas), shared, least=least, exact=exact)
+    parts = [*site.each(lambda delta: _rest(delta, top.u, own, least, exact), deltas), top]
     sides = (torch.cat([getattr(part, side) for part in parts], dim=1) for side in ("u", "v"))
     u, v = site.each(lambda vectors: polar(vectors, exact=exact), sides)
     mean = torch.cat([part.s for part in parts]).sum() / max(1, rank)

@@ -7,17 +7,20 @@ Departs: there is no merged model in the paper; here it is the base plus the mea
 does not read. With more tasks than r, q is 0 and a matrix stays at the base.
 """
 
+import math
 from collections.abc import Mapping
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine
 from eutectic.methods.extras import Extra, Outputs, Shape
+from eutectic.methods.matrices import share_of, svd_scratch
 from eutectic.methods.site import Site, weighted_sum
+from eutectic.numerics.spectra import svd
 from eutectic.numerics.tensors import Tensor, torch
 
 
 def kept(shape: Shape, n: int) -> int:
-    """Returns how many triplets each task keeps: a product in floats, cut off, as in the authors' code."""
-    return int(min(shape) * (1 / n))
+    """Returns how many triplets each task keeps."""
+    return share_of(min(shape), n)
 
 
 def _left(shape: Shape, n: int) -> Shape | None:
@@ -36,6 +39,10 @@ def _whole(shape: Shape, n: int) -> Shape | None:
     return None if len(shape) == 2 else shape
 
 
+def _scratch(n: int, shape: Shape) -> float:
+    return svd_scratch(n, shape) if len(shape) == 2 else 2.0 * n * math.prod(shape)
+
+
 def _specialise(base: Tensor, merged: Tensor, extras: Mapping[str, Tensor]) -> Tensor:
     """Base + what was kept of the task's delta."""
     if "delta" in extras:
@@ -43,9 +50,14 @@ def _specialise(base: Tensor, merged: Tensor, extras: Mapping[str, Tensor]) -> T
     return base + (extras["left"] * extras["values"]) @ extras["right"]
 
 
+def _filled(vectors: Tensor, count: int) -> Tensor:
+    """Puts zeros for the triplets that a delta of low rank does not have."""
+    return torch.cat([vectors, vectors.new_zeros(*vectors.shape[:-1], count - vectors.shape[-1])], dim=-1)
+
+
 @combine(
     Paper("arXiv:2412.00081", "Task Singular Vectors (TSV-C)", 2025),
-    needs=Needs(base=True, locality=Locality.TENSOR, scratch=5.0),
+    needs=Needs(base=True, locality=Locality.TENSOR, scratch=_scratch),
     laws=Laws(symmetric=True, fixed_point=True, identity=False, shift=True, scale=True),
     extras=(
         Extra("left", "F32", _left),
@@ -55,18 +67,20 @@ def _specialise(base: Tensor, merged: Tensor, extras: Mapping[str, Tensor]) -> T
     ),
     specialise=_specialise,
 )
-def tsv_c(site: Site) -> Outputs:
-    """Keeps each task's leading directions, and merges their mean: (n, *shape) around (*shape) -> (*shape)."""
+def tsv_c(site: Site, *, exact: bool = False) -> Outputs:
+    """Keeps each task's leading directions, and merges their mean: (n, *shape) around (*shape) -> (*shape).
+
+    Args:
+        exact: take full SVDs in the work precision instead of eigenvectors of Gram matrices in float64.
+    """
     deltas, share = site.deltas, torch.full((site.n,), 1 / site.n, dtype=site.deltas.dtype)
     if deltas.dim() != 3:
         return Outputs(site.base + weighted_sum(site.column(share), deltas), {"delta": deltas})
     most = kept(tuple(site.base.shape), site.n)
-    if not bool(deltas.isfinite().all()):  # decompositions raise on what must be seen
-        deltas = torch.full_like(deltas, torch.nan)
-        left, values, right = deltas[:, :, :most], deltas[:, 0, :most], deltas[:, :most]
-    else:
-        u, s, vh = torch.linalg.svd(deltas, full_matrices=False)
-        left, values, right = u[:, :, :most], s[:, :most], vh[:, :most]
+    parts = site.each(lambda delta: svd(delta, most, exact=exact), deltas)
+    left = torch.stack([_filled(part.u, most) for part in parts])
+    values = torch.stack([_filled(part.s, most) for part in parts])
+    right = torch.stack([_filled(part.v, most).T for part in parts])
     rebuilt = (left * values[:, None]) @ right
     merged = site.base + weighted_sum(site.column(share), rebuilt)
     return Outputs(merged, {"left": left, "values": values, "right": right})

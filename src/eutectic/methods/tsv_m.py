@@ -13,15 +13,10 @@ scales in fusion_bench does. Embeddings, positions and heads are averaged like v
 from typing import Literal
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine
-from eutectic.methods.matrices import Tensors, domain, mean_elsewhere, svd_scratch
+from eutectic.methods.matrices import Tensors, domain, mean_elsewhere, rounding, share_of, svd_scratch
 from eutectic.methods.site import Site
 from eutectic.numerics.spectra import Svd, polar, svd
 from eutectic.numerics.tensors import Tensor, torch
-
-
-def share_of(rank: int, tasks: int) -> int:
-    """Returns how many triplets each task keeps: a product in floats, cut off, as in the authors' code."""
-    return int(rank * (1 / tasks))
 
 
 def _needs(*, tensors: str, **_: object) -> Needs:
@@ -64,7 +59,8 @@ def tsv_m(
     deltas = weight * site.deltas
     rank = min(site.base.shape)
     most = share_of(rank, site.n) if keep == "share" else rank
-    found = _joined(site.each(lambda delta: svd(delta, most, exact=exact), deltas))
+    least = rounding(site)
+    found = _joined(site.each(lambda delta: svd(delta, most, least=least, exact=exact), deltas))
     if whiten:
         u, v = site.each(lambda vectors: polar(vectors, exact=exact), (found.u, found.v))
         found = Svd(u, found.s, v)

@@ -9,10 +9,10 @@ Three ways lead to the singular vectors of a matrix A (m, n):
 - *low rank*: when a sketch of A shows that few directions hold all of it, as the deltas of adapters, those directions
   are split off by QR, and the Gram way is taken in them.
 
-float32 matrices go the last two ways (e = 1e-16). Directions with s_i <= eps32 max(m, n) s_1, which float32 data cannot
-tell from none, are dropped on every way: at this edge the Gram way's error is 1e-16 / (1e-7 max(m, n))^2 <= 1e-4 of a
-value that is itself next to nothing, and it falls with the square of the distance. What the low-rank way leaves out is
-at most 16 eps32 |A| in the Frobenius norm. float64 matrices, and those whose caller asks for `exact`, go the plain way.
+float32 matrices go the last two ways (e = 1e-16). Directions with s_i <= 4 eps32 s_1, which rounding to float32 alone
+may have made, are dropped: at this edge the Gram way's error is 5e-4 of the value, and it falls with the square of the
+distance. What the low-rank way leaves out is at most 16 eps32 |A| in the Frobenius norm. float64 matrices, and those
+whose caller asks for `exact`, go the plain way, whose own rounding makes directions of up to 16 eps s_1, which go too.
 
 A NaN or infinity anywhere makes every number of the result NaN; nothing raises. Nothing here starts threads.
 """
@@ -23,6 +23,9 @@ from itertools import pairwise
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
+#: Singular values up to so many units of roundoff of the largest are none: of data rounded once, and of an algorithm
+#: that rounds at every step.
+_ROUNDED, _COMPUTED = 4, 16
 #: Rows of a matrix that are widened to float64 at once.
 _ROWS = 1024
 #: A Gram matrix is made in so many column blocks; those below the diagonal are not computed.
@@ -49,6 +52,11 @@ class Svd:
     def matrix(self) -> Tensor:
         """The product, (m, n)."""
         return (self.u * self.s) @ self.v.T
+
+    def above(self, least: float) -> "Svd":
+        """Returns the triplets whose values are greater, or no numbers."""
+        kept = int((~(self.s <= least)).sum())
+        return Svd(self.u[:, :kept], self.s[:kept], self.v[:, :kept])
 
     def turned(self) -> "Svd":
         """Returns the triplets of the transposed matrix."""
@@ -77,17 +85,17 @@ def svd(matrix: Tensor, most: int | None = None, *, least: float = 0.0, exact: b
     return Svd(found.u[:, :kept], found.s[:kept], found.v[:, :kept])
 
 
-def polar(matrix: Tensor, *, exact: bool = False) -> Tensor:
+def polar(matrix: Tensor, *, least: float = 0.0, exact: bool = False) -> Tensor:
     """Returns the nearest matrix with orthonormal columns (rows if m < n): U V^T over the directions that are not null.
 
     Its error is that of `svd`. Source: Higham, Computing the Polar Decomposition, 1986.
     """
-    return _reshaped(matrix, False, exact)
+    return _reshaped(matrix, False, least, exact)
 
 
-def isotropic(matrix: Tensor, *, exact: bool = False) -> Tensor:
+def isotropic(matrix: Tensor, *, least: float = 0.0, exact: bool = False) -> Tensor:
     """Returns the matrix (m, n) with all min(m, n) singular values replaced by their mean; null ones stay null."""
-    return _reshaped(matrix, True, exact)
+    return _reshaped(matrix, True, least, exact)
 
 
 def procrustes(moving: Tensor, fixed: Tensor, *, exact: bool = False) -> Tensor:
@@ -122,11 +130,11 @@ def low_rank(matrix: Tensor) -> Svd | None:
     sketch = matrix @ (2 * signs.to(matrix) - 1)
     q, r = torch.linalg.qr(sketch.double())
     eps, sizes = torch.finfo(matrix.dtype).eps, r.diagonal().abs()
-    if float(sizes.min()) > eps * max(matrix.shape) * float(sizes.max()):
+    if float(sizes.min()) > 4 * _COMPUTED * eps * float(sizes.max()):
         return None
     inside = times(matrix.T, q).T  # (width, n)
     rest = float(matrix.double().square().sum() - inside.square().sum())
-    if rest > (16 * eps) ** 2 * float(inside.square().sum()):
+    if rest > (_COMPUTED * eps) ** 2 * float(inside.square().sum()):
         return None
     values, vectors = _eigen(inside @ inside.T)
     s = values.clamp(min=0).sqrt()
@@ -153,19 +161,20 @@ def times(matrix: Tensor, right: Tensor) -> Tensor:
     return torch.cat([rows.double() @ right for rows in torch.split(matrix, _ROWS)])
 
 
-def _reshaped(matrix: Tensor, level: bool, exact: bool) -> Tensor:
+def _reshaped(matrix: Tensor, level: bool, least: float, exact: bool) -> Tensor:
     """U V^T, times the mean of all min(m, n) singular values if `level`."""
     m, n = matrix.shape
     if m < n:
-        return _reshaped(matrix.T, level, exact).T
+        return _reshaped(matrix.T, level, least, exact).T
     plain = exact or matrix.dtype == torch.float64
     found = svd(matrix, exact=True) if plain else low_rank(matrix)
     if found is not None:
+        found = found.above(least)
         mean = found.s.sum() / max(1, n) if level else 1.0
         return mean * (found.u @ found.v.T)
     values, vectors = _eigen(gram(matrix))
     s = values.clamp(min=0).sqrt()
-    kept = _kept(s, matrix)
+    kept = _kept(s, matrix, least)
     s, vectors = s[:kept], vectors[:, :kept]
     mean = s.sum() / max(1, n) if level else 1.0
     return times(matrix, mean * (vectors / s) @ vectors.T).to(matrix.dtype)
@@ -186,7 +195,7 @@ def _plain(matrix: Tensor, most: int, least: float) -> Svd:
         nan = float("nan")
         return Svd(matrix.new_full((m, most), nan), matrix.new_full((most,), nan), matrix.new_full((n, most), nan))
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    kept = _kept(s[:most], matrix, least)
+    kept = _kept(s[:most], matrix, least, _COMPUTED)
     return Svd(u[:, :kept], s[:kept], vt[:kept].T)
 
 
@@ -198,9 +207,9 @@ def _eigen(grams: Tensor) -> tuple[Tensor, Tensor]:
     return values.flip(0), vectors.flip(1)
 
 
-def _kept(s: Tensor, matrix: Tensor, least: float = 0.0) -> int:
+def _kept(s: Tensor, matrix: Tensor, least: float = 0.0, units: int = _ROUNDED) -> int:
     """How many of the leading singular values are not numerically zero in a matrix of this dtype and shape."""
     if not len(s):
         return 0
-    least = max(least, float(s[0]) * torch.finfo(matrix.dtype).eps * max(matrix.shape))
+    least = max(least, float(s[0]) * units * torch.finfo(matrix.dtype).eps)
     return int((~(s <= least)).sum())  # a NaN is kept, so that it is seen

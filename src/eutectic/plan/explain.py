@@ -132,6 +132,7 @@ def describe(plan: "Plan") -> dict[str, Any]:
             ]
             for site in plan.merged
         },
+        "aside": {site.spec.name: site.aside for site in plan.merged if site.aside},
         "copied": {each.spec.name: each.why for each in plan.copied},
         "dropped": {each.name: each.why for each in plan.dropped},
         "notes": list(plan.notes),

@@ -7,7 +7,7 @@ from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
 from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.model import Output, Recipe
-from eutectic.recipe.values import SOURCES, EmaWeights, NanWeights, Part
+from eutectic.recipe.values import SOURCES, EmaWeights, LinesScale, NanWeights, Part
 from eutectic.recipe.vocabulary import JOINED, OPTIONS, Fill, Vocabulary
 
 Schema = dict[str, Any]
@@ -71,6 +71,7 @@ def json_schema() -> Schema:
         "fill": _fill(),
         "step": _steps(METHODS.values()),
         "weights": _source(),
+        "lines": _lines(),
     }
     definitions |= {f"{method.name}.{own.name}": _parameter(own) for method, own in every}
     return {
@@ -187,6 +188,12 @@ def _source() -> Schema:
     }
 
 
+def _lines() -> Schema:
+    alpha = {"anyOf": [{"enum": ["1/n"]}, {"type": "number"}], "default": LinesScale.model_fields["alpha"].default}
+    options = _object({"alpha": alpha, "beta": {"type": "number"}}, required=("beta",))
+    return {"description": "rises over the blocks (LiNeS)"} | _object({"lines": options}, required=("lines",))
+
+
 def _steps(methods: Iterable[Method[Any]]) -> Schema:
     steps: Schema = {}
     for method in methods:
@@ -213,6 +220,7 @@ def _parameter(own: Parameter) -> Schema:
     if own.kind == "int":
         return about | number
     forms: list[Schema] = [number, {"type": "array", "items": number, "minItems": 2, "description": "over depth"}]
+    forms.append({"$ref": "#/$defs/lines"})
     return about | {"anyOf": forms + ([{"$ref": "#/$defs/weights"}] if own.bounds.per_model else [])}
 
 

@@ -84,7 +84,7 @@ def test_examples_of_the_docs(text: str, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "run" / "checkpoint-1").mkdir(parents=True)  # for the pattern among them
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe(text)
-    assert valid(compose(text)[0].plain(), SCHEMA)
+    assert valid(compose(text)[0][0].plain(), SCHEMA)
     assert valid(recipe.to_dict(), SCHEMA)
     assert read_recipe(recipe.to_dict()) == recipe
 

@@ -126,7 +126,7 @@ def _specs(deltas: Sequence[Checkpoint]) -> dict[str, TensorSpec]:
 
 
 def _dtype(recipe: Recipe, base: Checkpoint | None, name: str, spec: TensorSpec) -> DType:
-    if recipe.output.dtype != "as-base":
+    if recipe.output.dtype in TORCH_NAMES:
         return DTYPES[TORCH_NAMES[recipe.output.dtype]]
     held = base.source.header.get(name) if base is not None else None
     return spec.dtype if held is None else held.dtype

@@ -195,7 +195,7 @@ class _Selector:
             return False
         if rule.role is not None and not any(place.role.matches(pattern) for pattern in rule.role):
             return False
-        return rule.covers(place.block)
+        return rule.covers(place.block, place.depth)
 
 
 class _Settings:

@@ -14,7 +14,7 @@ Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _TEXTS: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
-_CHOICES = ("dtype", "missing", "extra", "buffers", "non_finite")
+_CHOICES = ("dtype", "input_dtype", "missing", "extra", "buffers", "non_finite")
 _BLOCKS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
 
 
@@ -52,7 +52,10 @@ def json_schema() -> Schema:
     rule = {
         "match": _TEXTS | {"description": "globs on the tensor's name"},
         "role": _TEXTS | {"description": "globs on the tensor's role, or a branch such as attention"},
-        "blocks": {"anyOf": [_TEXT, {"type": "integer", "minimum": 0}], "description": "'0-3,7', both ends included"},
+        "blocks": {
+            "anyOf": [_TEXT, {"type": "integer", "minimum": 0}],
+            "description": "'0-3,7', both ends included; 'before' and 'behind' are outside all blocks",
+        },
         "models": _TEXTS,
         "set": _object(_named(every)),
         "keep": _TEXT,

@@ -43,4 +43,4 @@ def svd_scratch(n: int, shape: tuple[int, ...]) -> float:
     many as the smaller side has, are held in both precisions.
     """
     small, large = min(shape), max(shape)
-    return 32.0 * small * small + 2048.0 * small + 8.0 * (small + large) * small
+    return 16.0 * small * small + 2048.0 * small + 8.0 * (small + large) * small

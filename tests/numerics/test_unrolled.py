@@ -94,11 +94,12 @@ def test_counts(stages: tuple[Stage, ...], low: int, shift: int, every: int, mon
     assert np.array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("of_weights", [True, False])
 @pytest.mark.parametrize("diagonal", [True, False])
-def test_products(of_weights: bool, diagonal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_products(n: int, of_weights: bool, diagonal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner products, of rows and of deltas."""
-    rows = rows_of(3, True)
+    rows = rows_of(n, True)
     for at in rows.offsets:  # what is not finite swallows every sum
         bits = rows.raw[at : at + 2 * COUNT].view(np.uint16)
         bits[(bits & 0x7F80) >= 0x7000] = 0

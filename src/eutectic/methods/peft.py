@@ -14,8 +14,8 @@ every cross term B_i A_j, which no adapter learnt, and depends on how an update 
 
 Departs: the rank is the recipe's (`output: rank`), by default PEFT's, which is the largest of the adapters'; `svd` and
 `cat` do not form the dense update; `cat` of rsLoRA adapters has the right scale (0.21.2 multiplies by the root of the
-rank); `svd_clamp` is missing, since its cut depends on the signs that a decomposition happens to give its vectors; a module
-that only one of the adapters has is scaled and not pruned.
+rank); `svd_clamp` is missing, since its cut depends on the signs that a decomposition happens to give its vectors; a
+module that only one of the adapters has is scaled and not pruned.
 """
 
 from dataclasses import replace

@@ -265,6 +265,9 @@ def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     if _common(rows) and 0 < p <= unrolled.MOST + 1 and not rows.stages and (of_weights or rows.has_base):
         arrays = _arrays(rows)
         base, shown = (None, arrays) if of_weights else (arrays[0], arrays[1:])
+        if of_weights and len(shown) == 2 and not diagonal:
+            unrolled.pairs(*shown, out)
+            return out
         unrolled.gram(base, shown, diagonal, out)
         return out
     for part in _chunks(rows):

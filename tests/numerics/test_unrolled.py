@@ -110,6 +110,19 @@ def test_products(n: int, of_weights: bool, diagonal: bool, monkeypatch: pytest.
     assert np.array_equal(found, expected)
 
 
+@pytest.mark.parametrize("stages", STAGES)
+def test_masses(stages: tuple[Stage, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums of magnitudes after every chain of stages."""
+    rows = rows_of(3, True, GRAIN, stages)
+    for at in rows.offsets:  # what is not finite swallows every sum
+        bits = rows.raw[at : at + 2 * COUNT].view(np.uint16)
+        bits[(bits & 0x7F80) >= 0x7000] = 0
+    found = kernels.mass(rows)
+    general(monkeypatch)
+    assert np.isfinite(found).all()
+    assert np.array_equal(found, kernels.mass(rows))
+
+
 def test_what_is_not_common() -> None:
     """Deltas, other types, and counters that carry within the slice go to the general loops."""
     assert kernels._common(rows_of(2, True))

@@ -293,6 +293,11 @@ def divergence(rows: Rows, width: int, eps: float) -> Floats:
 def mass(rows: Rows) -> Floats:
     """Sums of magnitudes of the deltas after the stages, per `GRAIN` elements: (grains, n)."""
     out = np.zeros((-(-rows.count // GRAIN), rows.n), np.float64)
+    if _common(rows) and rows.has_base and (stages := _stages(rows)) is not None:
+        base, *models = _arrays(rows)
+        for j, row in enumerate(models):
+            unrolled.mass(base, row, *_of_one(stages, j), out[:, j])
+        return out
     for part in _chunks(rows):
         loops.mass(_place(part), _from_grain(out, rows, part))
     return out
@@ -421,16 +426,20 @@ def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> in
     return int(unrolled.elect(arrays[0], arrays[1:], *stages, *votes))
 
 
+def _of_one(stages: Stages, j: int) -> tuple[np.float32, np.float32, tuple[Any, ...] | None]:
+    """Returns the cut, the factor and the draws of one model."""
+    draws, trims = stages
+    cut, factor = (np.float32(0), np.float32(1)) if trims is None else (trims[0][j], trims[1][j])
+    return cut, factor, None if draws is None else tuple(part[j] for part in draws)
+
+
 def _count_common(rows: Rows, stages: Stages, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> None:
     """Does what `magnitudes` does."""
-    draws, trims = stages
     base, *models = _arrays(rows)
     for window in range(len(low)):
         j = window % len(models)
-        cut, factor = (np.float32(0), np.float32(1)) if trims is None else (trims[0][j], trims[1][j])
-        draw = None if draws is None else tuple(part[j] for part in draws)
         room = 0xFFFFFFFF - int(low[window])
         width = np.uint32(min(room, (bins.shape[1] << int(shift[window])) - 1))
         lowest, by = np.uint32(low[window]), np.uint32(shift[window])
         counted = lowest, width, by, rows.every, bins[window]
-        below[window] += unrolled.count(base, models[j], cut, factor, draw, *counted)
+        below[window] += unrolled.count(base, models[j], *_of_one(stages, j), *counted)

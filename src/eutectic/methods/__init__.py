@@ -11,6 +11,7 @@ from typing import Any
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
 from eutectic.methods.consensus import consensus
+from eutectic.methods.core_space import core_space
 from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
 from eutectic.methods.doge import doge
@@ -20,6 +21,7 @@ from eutectic.methods.geometric_median import geometric_median
 from eutectic.methods.iso_c import iso_c
 from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
+from eutectic.methods.knots import knots
 from eutectic.methods.linear import linear
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.multislerp import multislerp
@@ -28,6 +30,7 @@ from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
 from eutectic.methods.peft import peft
 from eutectic.methods.regmean import regmean
+from eutectic.methods.robustmerge import robustmerge
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
@@ -45,6 +48,7 @@ def _listed() -> Mapping[str, Method[Any]]:
     own: list[Method[Any]] = [
         arcee_fusion,
         consensus,
+        core_space,
         dare,
         doge,
         emr,
@@ -53,6 +57,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         iso_c,
         iso_cts,
         karcher,
+        knots,
         linear,
         model_stock,
         multislerp,
@@ -61,6 +66,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         passthrough,
         peft,
         regmean,
+        robustmerge,
         slerp,
         tall_masks,
         task_arithmetic,

@@ -16,6 +16,7 @@ from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
 from eutectic.methods.doge import doge
 from eutectic.methods.emr import emr
+from eutectic.methods.fedavg import fedavg
 from eutectic.methods.fisher import fisher
 from eutectic.methods.geometric_median import geometric_median
 from eutectic.methods.iso_c import iso_c
@@ -52,6 +53,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         dare,
         doge,
         emr,
+        fedavg,
         fisher,
         geometric_median,
         iso_c,

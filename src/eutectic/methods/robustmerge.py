@@ -17,10 +17,9 @@ in the code it makes NaN. Statistics are in the work precision, the code's in th
 in the paper; the code variant gives its root to each factor and its sign to A.
 """
 
-from collections.abc import Sequence
 from typing import Literal
 
-from eutectic.adapters.factors import Factors, add
+from eutectic.adapters.factors import Factors, add, overlay
 from eutectic.methods.declare import Domain, Fraction, Laws, Needs, Paper, PerModel, combine
 from eutectic.methods.site import Site
 from eutectic.numerics.tensors import Tensor, torch
@@ -63,16 +62,16 @@ def robustmerge(
     if variant == "code":
         lifts = [_raised(lift, clamp) for lift in lifts]
     if normalize:
-        total = _sum(lifts)
+        total = overlay(lifts)
         lifts = [lift / total[: len(lift)] for lift in lifts]
     lifted = [Factors(kept.b * lift, kept.a) for kept, lift in zip(pruned, lifts, strict=True)]
     weights = weight.tolist()
     if variant == "paper":
         return add(lifted, [scale * each for each in weights])
     roots = [abs(each) ** 0.5 for each in weights]
-    b = _sum([update.b.T * root for update, root in zip(lifted, roots, strict=True)]).T
+    b = overlay([update.b.T * root for update, root in zip(lifted, roots, strict=True)]).T
     signed = [root if each >= 0 else -root for each, root in zip(weights, roots, strict=True)]
-    a = _sum([update.a * root for update, root in zip(lifted, signed, strict=True)])
+    a = overlay([update.a * root for update, root in zip(lifted, signed, strict=True)])
     return Factors(scale * b, scale * a)
 
 
@@ -98,11 +97,3 @@ def _raised(lift: Tensor, clamp: float) -> Tensor:
     at = int(len(lift) * (1 - clamp))
     return lift.clamp(min=float(lift.sort().values[at])) if at < len(lift) else lift
 
-
-def _sum(parts: Sequence[Tensor]) -> Tensor:
-    """Adds tensors (r_i, ...) along the directions they have, -> (max r_i, ...)."""
-    longest = max(parts, key=len)
-    total = torch.zeros_like(longest)
-    for part in parts:
-        total[: len(part)] += part
-    return total

@@ -148,9 +148,7 @@ def _federated(params: Mapping[str, Any], given: Tensors, want: Tensors) -> Tens
     return {name: mean(name, "B") @ mean(name, "A") for name in names}
 
 
-def _check_fedex(
-    params: Mapping[str, Any], given: Tensors, want: Tensors, folders: list[Path], tmp_path: Path
-) -> None:
+def _check_fedex(params: Mapping[str, Any], given: Tensors, want: Tensors, folders: list[Path], tmp_path: Path) -> None:
     """Holds the adapter to the reference's, and base plus adapter to the exact average."""
     base = tmp_path / "base"
     base.mkdir()

@@ -47,7 +47,6 @@ def test_sums_are_what_they_were() -> None:
 
 def test_votes_do_not_depend_on_the_split() -> None:
     """TIES in the shared columns sees updates, whatever their factors."""
-
     parts = updates(3)
     then = ("ties", {"density": 1.0})
     others = [mixed(part, seed) for seed, part in enumerate(parts)]

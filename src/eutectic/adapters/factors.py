@@ -134,7 +134,7 @@ def add(parts: Sequence[Factors], weights: Sequence[float] | None = None) -> Fac
 
 
 def overlay(parts: Sequence[Tensor]) -> Tensor:
-    """Adds tensors (r_i, ...) along the ranks that each has, as if the shorter were filled with zeros; (max r_i, ...)."""
+    """Adds tensors (r_i, ...) along the ranks that each has, the shorter filled with zeros: (max r_i, ...)."""
     found = torch.zeros_like(max(parts, key=len))
     for part in parts:
         found[: len(part)] += part

@@ -21,7 +21,7 @@ from eutectic.numerics.tensors import Tensor, torch
     laws=Laws(symmetric=True, fixed_point=True, identity=False, shift=True, scale=True),
 )
 def knots(site: Site) -> Coordinates:
-    """Gives updates coordinates in shared columns: n (d_out, r_i) (r_i, d_in) -> (n, k, d_in), k = min(d_out, sum r)."""
+    """Gives updates coordinates in shared columns: n (d_out, r_i) (r_i, d_in) -> (n, min(d_out, sum r), d_in)."""
     rows = [torch.linalg.qr(update.a.double().T) for update in site.factors]  # (d_in, q_i), (q_i, r_i)
     columns, small = torch.linalg.qr(torch.cat([each.b.double() * each.scale for each in site.factors], 1))
     parts = small.split([each.rank for each in site.factors], 1)

@@ -22,7 +22,7 @@ from typing import Literal
 from eutectic.adapters.factors import Factors, add, overlay
 from eutectic.methods.declare import Domain, Fraction, Laws, Needs, Paper, PerModel, combine
 from eutectic.methods.site import Site
-from eutectic.numerics.tensors import Tensor, torch
+from eutectic.numerics.tensors import Tensor
 
 
 def _needs(*, variant: str, **_: object) -> Needs:
@@ -96,4 +96,3 @@ def _raised(lift: Tensor, clamp: float) -> Tensor:
     """Raises lifts to the one at a share of their sorted row; the largest `clamp` of them stay."""
     at = int(len(lift) * (1 - clamp))
     return lift.clamp(min=float(lift.sort().values[at])) if at < len(lift) else lift
-

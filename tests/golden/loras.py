@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import eutectic
+from eutectic.adapters.factors import Factors
+from eutectic.diagnose.directions import directions
 
 from .adapters import PREFIX, Tensors
 from .cases import Case
@@ -32,6 +34,9 @@ def check(case: Case, tmp_path: Path) -> None:
     """Merges the adapters and holds every update, and merged factors where the method makes them, to the reference."""
     params = json.loads((case.folder / "params.json").read_text())
     given, want = (load_file(case.folder / f"{part}.safetensors") for part in ("inputs", "outputs"))
+    if params["method"] == "direction_diagnostics":
+        _check_directions(params, given, want)
+        return
     folders = _folders(params, given, tmp_path)
     if params["method"] == "fedex_lora":
         _check_fedex(params, given, want, folders, tmp_path)
@@ -64,7 +69,7 @@ def _chain(params: Mapping[str, Any]) -> Any:
     scale = scale[0] if isinstance(scale, list) else scale  # the reference takes the first for all
     share = config.get("topK", 100) / 100
     kind = params["method"]
-    if kind in ("flora_aggregation", "fedex_lora"):
+    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics"):
         return kind
     if kind == "robustmerge":
         return {"robustmerge": {"variant": "paper" if params["variant"].startswith("paper") else "code"}}
@@ -167,6 +172,28 @@ def _check_fedex(params: Mapping[str, Any], given: Tensors, want: Tensors, folde
     transposed = params["base_weight_layout"] == "[in,out]"
     whole = (new.T if transposed else new) + update
     _close(whole, want["ideal_weight_out_in"], params["tolerance"], module)
+
+
+def _check_directions(params: Mapping[str, Any], given: Tensors, want: Tensors) -> None:
+    """Holds what is measured of every direction of every task to the reference."""
+    for key, merged in given.items():
+        if not key.startswith("merged_delta/"):
+            continue
+        name = key.removeprefix("merged_delta/").removesuffix(".weight")
+        whole = Factors(merged.double(), torch.eye(merged.shape[1]).double())
+        for at in range(params["n_adapters"]):
+            stem = f"adapter{at}/{PREFIX}{name}"
+            update = Factors(given[f"{stem}.lora_B.weight"], given[f"{stem}.lora_A.weight"])
+            found = directions(update, whole)
+            parts = {
+                "sim_left": found.left,
+                "sim_right": found.right,
+                "sv_ratio": found.ratio,
+                "resp_cos": found.response,
+                "resp_ratio": found.response_ratio,
+            }
+            for part, value in parts.items():
+                _close(value, want[f"{part}/task{at}/{name}"], params["tolerance"], f"{part} of {name}")
 
 
 def _close(found: torch.Tensor, expected: torch.Tensor, tolerance: Mapping[str, float], name: str) -> None:

@@ -72,8 +72,8 @@ def aggregate(
         return Aggregation(adapter)
     if base is None or rank is not None:
         raise RecipeError("fedex adds to the base what its adapter misses: give base, and no rank")
-    exact = [{"model": upload, "weight": share} for upload, share in zip(uploads, shares, strict=True)]
-    missing = [*exact, {"recipe": adapter, "weight": -1.0}]
+    missing: list[Model] = [{"model": upload, "weight": share} for upload, share in zip(uploads, shares, strict=True)]
+    missing.append({"recipe": adapter, "weight": -1.0})
     return Aggregation(adapter, merge(missing, method="task_arithmetic", base=base))
 
 

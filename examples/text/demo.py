@@ -76,7 +76,7 @@ def show_scores(console: Console, results: Mapping[str, Scores], experts: Scores
     table = Table(title="Accuracy in %", title_justify="left")
     table.add_column("task", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for task in TASKS:
         table.add_row(task, *(f"{100 * scores[task]:.1f}" for scores in columns.values()))
     table.add_section()

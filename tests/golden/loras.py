@@ -73,6 +73,8 @@ def _chain(params: Mapping[str, Any]) -> Any:
         return kind
     if kind == "robustmerge":
         return {"robustmerge": {"variant": "paper" if params["variant"].startswith("paper") else "code"}}
+    if kind == "dc_merge":
+        return {"dc_merge": {"keep": params["topk_fraction"], "steepest": params["rho"]}}
     voted = {"ties": {"density": share, "scale": scale, "tie": "majority"}}
     if kind in ("knots", "fullspace_ties") and not config["dare"]:
         last = {"task_arithmetic": {"scale": scale}} if config["merge_method"] == "tv" else voted

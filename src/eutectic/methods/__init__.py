@@ -13,6 +13,7 @@ from eutectic.methods.arcee_fusion import arcee_fusion
 from eutectic.methods.consensus import consensus
 from eutectic.methods.core_space import core_space
 from eutectic.methods.dare import dare
+from eutectic.methods.dc_merge import dc_merge
 from eutectic.methods.declare import Method
 from eutectic.methods.doge import doge
 from eutectic.methods.emr import emr
@@ -51,6 +52,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         consensus,
         core_space,
         dare,
+        dc_merge,
         doge,
         emr,
         fedavg,

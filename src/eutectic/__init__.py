@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     )
     from eutectic.api.federated import Aggregation, aggregate
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
-    from eutectic.api.recipes import Recipe, merge, read, rule
+    from eutectic.api.recipes import Recipe, convert, merge, read, rule
     from eutectic.api.runs import (
         Plan,
         Receipt,
@@ -75,6 +75,7 @@ __all__ = [
     "__version__",
     "aggregate",
     "calibrate",
+    "convert",
     "diff",
     "extract_adapter",
     "fold_adapters",
@@ -105,7 +106,7 @@ _HOMES = {
     ),
     "federated": ("Aggregation", "aggregate"),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
-    "recipes": ("Recipe", "merge", "read", "rule"),
+    "recipes": ("Recipe", "convert", "merge", "read", "rule"),
     "runs": (
         "Plan",
         "Receipt",

@@ -10,11 +10,13 @@ from typing import Any
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
+from eutectic.methods.breadcrumbs import breadcrumbs
 from eutectic.methods.consensus import consensus
 from eutectic.methods.core_space import core_space
 from eutectic.methods.dare import dare
 from eutectic.methods.dc_merge import dc_merge
 from eutectic.methods.declare import Method
+from eutectic.methods.della import della
 from eutectic.methods.doge import doge
 from eutectic.methods.emr import emr
 from eutectic.methods.fedavg import fedavg
@@ -25,14 +27,18 @@ from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
 from eutectic.methods.knots import knots
 from eutectic.methods.linear import linear
+from eutectic.methods.magmax import magmax
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.pcb import pcb
 from eutectic.methods.peft import peft
+from eutectic.methods.ram import ram
 from eutectic.methods.regmean import regmean
 from eutectic.methods.robustmerge import robustmerge
+from eutectic.methods.sce import sce
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
@@ -49,10 +55,12 @@ def _listed() -> Mapping[str, Method[Any]]:
     """Collects the methods of this package, then those other packages offer; a name taken twice is an error."""
     own: list[Method[Any]] = [
         arcee_fusion,
+        breadcrumbs,
         consensus,
         core_space,
         dare,
         dc_merge,
+        della,
         doge,
         emr,
         fedavg,
@@ -63,14 +71,18 @@ def _listed() -> Mapping[str, Method[Any]]:
         karcher,
         knots,
         linear,
+        magmax,
         model_stock,
         multislerp,
         nearswap,
         nuslerp,
         passthrough,
+        pcb,
         peft,
+        ram,
         regmean,
         robustmerge,
+        sce,
         slerp,
         tall_masks,
         task_arithmetic,

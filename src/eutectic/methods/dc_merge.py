@@ -33,7 +33,7 @@ def dc_merge(
     keep: Fraction = 0.001,
     scale: float = 1.0,
 ) -> Factors:
-    """Merges updates with even spectra in a shared basis: n (d_out, r_i) (r_i, d_in) -> one of the ranks' sum.
+    """Merges evened spectra in a shared basis: n updates (d_out, r_i) (r_i, d_in) -> (d_out, d_in).
 
     Args:
         weight: multiplies each update.

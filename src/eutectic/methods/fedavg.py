@@ -25,7 +25,7 @@ def fedavg(
     *,
     weight: PerModelWeight = 1.0,  # type: ignore[assignment]
 ) -> Factors:
-    """Averages A and B apart, which is not the average of what adapters do: n (d_out, r_i) (r_i, d_in) -> one.
+    """Averages A and B apart, not what adapters do: n updates (d_out, r_i) (r_i, d_in) -> (d_out, d_in).
 
     Args:
         weight: each client's share, such as its number of samples; divided by their sum.

@@ -45,7 +45,7 @@ def robustmerge(
     clamp: Fraction = 0.2,
     normalize: bool = True,
 ) -> Factors:
-    """Prunes adapters and lifts their weak directions: n updates (d_out, r_i) (r_i, d_in) -> one.
+    """Prunes adapters and lifts their weak directions: n updates (d_out, r_i) (r_i, d_in) -> (d_out, d_in).
 
     Args:
         variant: merge the factors as the authors' code does, to the largest rank; or add up the tasks' products as the

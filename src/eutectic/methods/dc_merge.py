@@ -53,9 +53,10 @@ def dc_merge(
     votes = torch.stack([_largest(core, keep) for core in cores])  # (n, R, R)
     agree = votes * votes.sum(0).sign() > 0
     merged = votes.where(agree, 0.0).sum(0) / agree.sum(0).clamp(min=1)
-    blocks = torch.block_diag(*(torch.ones(len(part.s), len(part.s), dtype=merged.dtype) for part in parts))
+    owner = torch.cat([torch.full((len(part.s),), at) for at, part in enumerate(parts)])  # (R,)
+    own = owner[:, None] == owner
     kind = site.factors[0].b.dtype
-    return Factors((scale * left).to(kind), ((merged * blocks) @ right).to(kind))
+    return Factors((scale * left).to(kind), ((merged * own) @ right).to(kind))
 
 
 def _cut(found: Spectrum) -> Spectrum:

@@ -1,4 +1,4 @@
-"""Merges six adapters onto all-MiniLM-L6-v2 by four methods, and measures base, experts and merges on real tasks.
+"""Merges six adapters onto all-MiniLM-L6-v2 by six methods, and measures base, experts and merges on real tasks.
 
 Run it with `make demo`, or `python examples/text/demo.py --keep merged/` to keep the merged models.
 The README beside it says what the tasks are and how they are scored.
@@ -30,6 +30,8 @@ MERGES: Mapping[str, object] = {
     "task arithm. 0.4": {"task_arithmetic": {"weight": 0.4}},
     "TIES 20 %": {"ties": {"density": 0.2, "weight": 1.0}},
     "DARE 50 %, 0.4": [{"dare": {"density": 0.5}}, {"task_arithmetic": {"weight": 0.4}}],
+    "TSV-M": "tsv_m",
+    "RobustMerge": "robustmerge",
 }
 
 Scores = Mapping[str, float]
@@ -74,7 +76,7 @@ def show_scores(console: Console, results: Mapping[str, Scores], experts: Scores
     table = Table(title="Accuracy in %", title_justify="left")
     table.add_column("task", no_wrap=True)
     for name in columns:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for task in TASKS:
         table.add_row(task, *(f"{100 * scores[task]:.1f}" for scores in columns.values()))
     table.add_section()

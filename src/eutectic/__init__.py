@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         inspect_adapter,
         merge_adapters,
     )
+    from eutectic.api.federated import Aggregation, aggregate
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, convert, merge, read, rule
     from eutectic.api.runs import (
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdapterInspection",
+    "Aggregation",
     "CalibrationError",
     "Checkpoint",
     "CheckpointError",
@@ -71,6 +73,7 @@ __all__ = [
     "UndeclaredNeed",
     "Verification",
     "__version__",
+    "aggregate",
     "calibrate",
     "convert",
     "diff",
@@ -101,6 +104,7 @@ _HOMES = {
         "inspect_adapter",
         "merge_adapters",
     ),
+    "federated": ("Aggregation", "aggregate"),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "convert", "merge", "read", "rule"),
     "runs": (

@@ -5,7 +5,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eutectic.adapters.factors import Factors, Spectrum, add, compress, gram, inner, norm, spectrum, total, truncate
+from eutectic.adapters.factors import (
+    Factors,
+    Spectrum,
+    add,
+    compress,
+    gram,
+    inner,
+    norm,
+    overlay,
+    spectrum,
+    total,
+    truncate,
+)
 from tests.make.factors import mixed, updates
 
 
@@ -26,6 +38,13 @@ def test_a_sum_by_hand() -> None:
     assert found.dense().tolist() == [[2.0, 2.0], [-1.0, 1.0]]
     assert first.scaled(3).scale == 1.5
     assert torch.equal(first.folded().dense(), first.dense())
+
+
+def test_an_overlay_by_hand() -> None:
+    """(1,2) and (3,4) above each other, and (5,6) on the first: (6,8), (3,4)."""
+    parts = [torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[5.0, 6.0]])]
+    assert overlay(parts).tolist() == [[6.0, 8.0], [3.0, 4.0]]
+    assert parts[0].tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
 def test_factors_that_do_not_fit_are_refused() -> None:

@@ -133,6 +133,14 @@ def add(parts: Sequence[Factors], weights: Sequence[float] | None = None) -> Fac
     return Factors(torch.cat(columns, 1), torch.cat([part.a for part in parts], 0))
 
 
+def overlay(parts: Sequence[Tensor]) -> Tensor:
+    """Adds tensors (r_i, ...) along the ranks that each has, the shorter filled with zeros: (max r_i, ...)."""
+    found = torch.zeros_like(max(parts, key=len))
+    for part in parts:
+        found[: len(part)] += part
+    return found
+
+
 def inner(first: Factors, second: Factors) -> float:
     """Returns the inner product of two updates, the sum of their products element by element."""
     left = first.b.double().T @ second.b.double()  # (r, r')

@@ -12,16 +12,20 @@ from eutectic.errors import RecipeError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
 from eutectic.methods.breadcrumbs import breadcrumbs
 from eutectic.methods.consensus import consensus
+from eutectic.methods.core_space import core_space
 from eutectic.methods.dare import dare
+from eutectic.methods.dc_merge import dc_merge
 from eutectic.methods.declare import Method
 from eutectic.methods.della import della
 from eutectic.methods.doge import doge
 from eutectic.methods.emr import emr
+from eutectic.methods.fedavg import fedavg
 from eutectic.methods.fisher import fisher
 from eutectic.methods.geometric_median import geometric_median
 from eutectic.methods.iso_c import iso_c
 from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
+from eutectic.methods.knots import knots
 from eutectic.methods.linear import linear
 from eutectic.methods.magmax import magmax
 from eutectic.methods.model_stock import model_stock
@@ -33,6 +37,7 @@ from eutectic.methods.pcb import pcb
 from eutectic.methods.peft import peft
 from eutectic.methods.ram import ram
 from eutectic.methods.regmean import regmean
+from eutectic.methods.robustmerge import robustmerge
 from eutectic.methods.sce import sce
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
@@ -52,15 +57,19 @@ def _listed() -> Mapping[str, Method[Any]]:
         arcee_fusion,
         breadcrumbs,
         consensus,
+        core_space,
         dare,
+        dc_merge,
         della,
         doge,
         emr,
+        fedavg,
         fisher,
         geometric_median,
         iso_c,
         iso_cts,
         karcher,
+        knots,
         linear,
         magmax,
         model_stock,
@@ -72,6 +81,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         peft,
         ram,
         regmean,
+        robustmerge,
         sce,
         slerp,
         tall_masks,

@@ -1,0 +1,209 @@
+"""Methods on factors against their authors' code: adapters as PEFT folders in, updates out.
+
+Where a reference is wrong, the right answer is tested: FedEx on nn.Linear has the case's `ideal_weight_out_in`, and
+FedIT's average its formula over all clients (the reference lost all but one).
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+import eutectic
+from eutectic.adapters.factors import Factors
+from eutectic.diagnose.directions import directions
+
+from .adapters import PREFIX, Tensors
+from .cases import Case
+from .merging import merge
+
+#: What a reference calls an aggregation, and our scheme.
+_FEDERATED = {"stacking": "flora", "zero_padding": "fedavg", "average": "fedavg", "linear": "fedex", "conv1d": "fedex"}
+
+
+def knows(case: Case) -> bool:
+    """Tells whether this is a case of a method on factors."""
+    path = case.folder / "params.json"
+    return path.is_file() and _chain(json.loads(path.read_text())) is not None
+
+
+def check(case: Case, tmp_path: Path) -> None:
+    """Merges the adapters and holds every update, and merged factors where the method makes them, to the reference."""
+    params = json.loads((case.folder / "params.json").read_text())
+    given, want = (load_file(case.folder / f"{part}.safetensors") for part in ("inputs", "outputs"))
+    if params["method"] == "direction_diagnostics":
+        _check_directions(params, given, want)
+        return
+    folders = _folders(params, given, tmp_path)
+    if params["method"] == "fedex_lora":
+        _check_fedex(params, given, want, folders, tmp_path)
+        return
+    if params["method"] == "flora_aggregation":
+        made = eutectic.aggregate(folders, params["client_sizes"], _FEDERATED[params["variant"]])  # type: ignore[arg-type]
+        eutectic.run(eutectic.plan(made.adapter, memory="1 GiB"), out=tmp_path / "out")
+        got = _updates(tmp_path / "out")
+        expected = _federated(params, given, want)
+    else:
+        recipe = {"models": [str(f) for f in folders], "method": _chain(params)}
+        wide = {"rank": 24} if params["method"] == "fullspace_ties" else {}
+        got = _updates(merge(recipe | {"output": {"form": "adapter", "dtype": "float32"} | wide}, tmp_path / "out"))
+        expected = _expected(params, want)
+        if params["method"] == "fullspace_ties":  # of full rank: folded instead
+            got = _dense(recipe, given, tmp_path)
+    assert got.keys() == expected.keys()
+    for name, value in expected.items():
+        _close(got[name], value, params["tolerance"], name)
+    if params["variant"].startswith("paper"):
+        recipe["method"] = {"robustmerge": {"variant": "paper", "normalize": False}}
+        raw = _updates(merge(recipe | {"output": {"form": "adapter"}}, tmp_path / "raw"))
+        for name, value in raw.items():
+            _close(value, want[f"delta_nonorm/{name}.weight"], params["tolerance"], name)
+
+
+def _chain(params: Mapping[str, Any]) -> Any:
+    """Returns a recipe's method; None for a case of another kind."""
+    config, scale = params.get("merge_config", {}), params.get("scaling_coeffs", 1.0)
+    scale = scale[0] if isinstance(scale, list) else scale  # the reference takes the first for all
+    share = config.get("topK", 100) / 100
+    kind = params["method"]
+    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics"):
+        return kind
+    if kind == "robustmerge":
+        return {"robustmerge": {"variant": "paper" if params["variant"].startswith("paper") else "code"}}
+    if kind == "dc_merge":
+        return {"dc_merge": {"keep": params["topk_fraction"], "steepest": params["rho"]}}
+    voted = {"ties": {"density": share, "scale": scale, "tie": "majority"}}
+    if kind in ("knots", "fullspace_ties") and not config["dare"]:
+        last = {"task_arithmetic": {"scale": scale}} if config["merge_method"] == "tv" else voted
+        return ["knots", last] if kind == "knots" else last
+    if kind.startswith("core_") and not config["isotropize"]:
+        local = {"ties": {"density": share, "scale": scale, "scope": "tensor"}}
+        rules = {"sum": {"task_arithmetic": {"scale": scale}}, "ties": local, "tsv": {"tsv_m": {"scale": scale}}}
+        return ["core_space", rules[config["merge_method"]]]
+    return None
+
+
+def _folders(params: Mapping[str, Any], given: Tensors, tmp_path: Path) -> list[Path]:
+    """Writes the adapters as PEFT would save them, with the scale that the reference used."""
+    found = []
+    for at in range(params.get("n_adapters") or params.get("n_clients") or len(params["ranks"])):
+        folder = tmp_path / f"adapter{at}"
+        folder.mkdir()
+        weights = {key.partition("/")[2]: value for key, value in given.items() if key.startswith(f"adapter{at}/")}
+        save_file(weights, folder / "adapter_model.safetensors")
+        rank = next(value.shape[0] for key, value in weights.items() if "lora_A" in key)
+        alpha = params["lora_alpha"] if _scaled(params) else rank
+        config = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha}
+        config["fan_in_fan_out"] = params.get("base_weight_layout") == "[in,out]"
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        found.append(folder)
+    return found
+
+
+def _scaled(params: Mapping[str, Any]) -> bool:
+    return params["method"] == "fedex_lora" or params["variant"] == "official-code"
+
+
+def _updates(folder: Path) -> Tensors:
+    """Returns B A by module, of an output that scales by 1."""
+    stored = load_file(folder / "adapter_model.safetensors")
+    stems = [key.removesuffix(".lora_A.weight") for key in stored if key.endswith(".lora_A.weight")]
+    return {
+        stem.removeprefix(PREFIX): stored[f"{stem}.lora_B.weight"].double() @ stored[f"{stem}.lora_A.weight"].double()
+        for stem in stems
+    }
+
+
+def _dense(recipe: Mapping[str, Any], given: Tensors, tmp_path: Path) -> Tensors:
+    """Merges onto a base of zeros, so that the model is the update."""
+    base = tmp_path / "zeros"
+    base.mkdir()
+    zeros = {key.partition("/")[2]: torch.zeros_like(value) for key, value in given.items() if key.startswith("base/")}
+    save_file(zeros, base / "model.safetensors")
+    (base / "config.json").write_text("{}")
+    stored = load_file(merge(dict(recipe) | {"base": str(base)}, tmp_path / "model") / "model.safetensors")
+    return {name.removesuffix(".weight"): value for name, value in stored.items()}
+
+
+def _expected(params: Mapping[str, Any], want: Tensors) -> Tensors:
+    if params["variant"] != "official-code":
+        keys = [key for key in want if key.startswith("delta/")]
+        return {key.removeprefix("delta/").removesuffix(".weight"): want[key] for key in keys}
+    found, scale = {}, params["lora_alpha"] / params["rank"]
+    for key, a in want.items():
+        if key.startswith("merged/") and key.endswith(".lora_A.weight"):
+            b = want[key.replace("lora_A", "lora_B")]
+            found[key.removeprefix(f"merged/{PREFIX}").removesuffix(".lora_A.weight")] = scale * b.double() @ a.double()
+    return found
+
+
+def _federated(params: Mapping[str, Any], given: Tensors, want: Tensors) -> Tensors:
+    """Returns the reference's products; of the one that lost clients, the product of the averages it meant."""
+    kind, sizes = "product/", params["client_sizes"]
+    names = [key.removeprefix(kind).removesuffix(".weight") for key in want if key.startswith(kind)]
+    if params["variant"] != "average":
+        return {name: want[f"{kind}{name}.weight"] for name in names}
+    shares = [size / sum(sizes) for size in sizes]
+
+    def mean(name: str, letter: str) -> torch.Tensor:
+        parts = [given[f"adapter{at}/{PREFIX}{name}.lora_{letter}.weight"].double() for at in range(len(shares))]
+        return torch.stack([share * part for share, part in zip(shares, parts, strict=True)]).sum(0)
+
+    return {name: mean(name, "B") @ mean(name, "A") for name in names}
+
+
+def _check_fedex(params: Mapping[str, Any], given: Tensors, want: Tensors, folders: list[Path], tmp_path: Path) -> None:
+    """Holds the adapter to the reference's, and base plus adapter to the exact average."""
+    base = tmp_path / "base"
+    base.mkdir()
+    weights = {key.partition("/")[2]: value for key, value in given.items() if key.startswith("base/")}
+    save_file(weights, base / "model.safetensors")
+    (base / "config.json").write_text("{}")
+    made = eutectic.aggregate(folders, [1] * len(folders), "fedex", base=base)
+    assert made.base is not None
+    for name, recipe in (("adapter", made.adapter), ("new", made.base)):
+        eutectic.run(eutectic.plan(recipe, memory="1 GiB"), out=tmp_path / name)
+    ((module, update),) = _updates(tmp_path / "adapter").items()
+    scale = params["lora_alpha"] / params["rank"]
+    factors = scale * want["merged/lora_B"].double() @ want["merged/lora_A"].double()
+    _close(update, factors, params["tolerance"], module)
+    new = load_file(tmp_path / "new" / "model.safetensors")[f"{module}.weight"].double()
+    transposed = params["base_weight_layout"] == "[in,out]"
+    whole = (new.T if transposed else new) + update
+    _close(whole, want["ideal_weight_out_in"], params["tolerance"], module)
+
+
+def _check_directions(params: Mapping[str, Any], given: Tensors, want: Tensors) -> None:
+    """Holds what is measured of every direction of every task to the reference."""
+    for key, merged in given.items():
+        if not key.startswith("merged_delta/"):
+            continue
+        name = key.removeprefix("merged_delta/").removesuffix(".weight")
+        whole = Factors(merged.double(), torch.eye(merged.shape[1]).double())
+        for at in range(params["n_adapters"]):
+            stem = f"adapter{at}/{PREFIX}{name}"
+            update = Factors(given[f"{stem}.lora_B.weight"], given[f"{stem}.lora_A.weight"])
+            found = directions(update, whole)
+            parts = {
+                "sim_left": found.left,
+                "sim_right": found.right,
+                "sv_ratio": found.ratio,
+                "resp_cos": found.response,
+                "resp_ratio": found.response_ratio,
+            }
+            for part, value in parts.items():
+                _close(value, want[f"{part}/task{at}/{name}"], params["tolerance"], f"{part} of {name}")
+
+
+def _close(found: torch.Tensor, expected: torch.Tensor, tolerance: Mapping[str, float], name: str) -> None:
+    assert found.shape == expected.shape, f"{name}: {tuple(found.shape)}, expected {tuple(expected.shape)}"
+    error, size = (found.double() - expected.double()).abs(), expected.double().abs()
+    if "max_abs_error_over_max_abs" in tolerance:
+        share = float(error.max() / size.max())
+        assert share <= tolerance["max_abs_error_over_max_abs"], f"{name}: off by {share:.3g} of the largest"
+        return
+    wrong = error > tolerance["atol"] + tolerance["rtol"] * size
+    assert not wrong.any(), f"{name}: {int(wrong.sum())} of {wrong.numel()} differ, worst by {float(error.max()):.3g}"

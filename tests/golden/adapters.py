@@ -28,7 +28,7 @@ Tensors = dict[str, torch.Tensor]
 def knows(case: Case) -> bool:
     """Tells whether this is a run of PEFT's add_weighted_adapter."""
     path = case.folder / "params.json"
-    return path.is_file() and json.loads(path.read_text())["method"] == "peft_add_weighted_adapter"
+    return path.is_file() and json.loads(path.read_text()).get("method") == "peft_add_weighted_adapter"
 
 
 def check(case: Case, tmp_path: Path) -> None:

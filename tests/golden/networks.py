@@ -12,8 +12,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import eutectic
+from eutectic.methods import get
+from eutectic.methods.site import Site
+from eutectic.numerics.draw import Key
 from eutectic.stats.gradients import FisherDiagonal
-from eutectic.stats.store import Outcome, Store
+from eutectic.stats.store import Measured, Outcome, Store
 
 from .cases import Case, check_equal
 
@@ -235,9 +238,26 @@ def fisher_model(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path:
             compare({name: results.measured(name).load() for name in expected}, expected, facts)
 
 
+def lot_linear(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """One map in float64, whose rows determine all of it or only a part."""
+    tasks = [part(inputs, f"task{k}") for k in range(facts["K"])]
+    grams = tuple(Measured.of(task["X"].T @ task["X"], len(task["X"])) for task in tasks)
+    deltas = torch.stack([task["T"] for task in tasks])
+    base = inputs["W0"]
+    site = Site("w", len(tasks), Key(0, "w"), {"gram": grams}, deltas, base, are_deltas=True)
+    merge, ones = get("lot"), site.column([1.0] * len(tasks))
+    scaled = merge(site, scale=facts["lambda"], rcond=1e-10, weight=ones)
+    found = merge(site, scale=1.0, rcond=1e-10, weight=ones) - base
+    objective = sum((task["X"] @ (found - task["T"]).T).square().sum() for task in tasks)
+    got = {"merged": scaled, "T_opt": found, "objective": torch.as_tensor(objective)}
+    compare(got, {name: want[name] for name in got}, facts)
+
+
 RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "fisher_model": fisher_model,
     "fisher_weights": fisher_weights,
+    "lot_linear_fullrank": lot_linear,
+    "lot_linear_rankdef": lot_linear,
     "regmean_matrix": regmean_matrix,
     "regmean_model": regmean_model,
     "regmean_pp": regmean_pp,

@@ -21,6 +21,7 @@ from eutectic.methods.iso_c import iso_c
 from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
 from eutectic.methods.linear import linear
+from eutectic.methods.lot import lot
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
@@ -54,6 +55,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         iso_cts,
         karcher,
         linear,
+        lot,
         model_stock,
         multislerp,
         nearswap,

@@ -253,6 +253,18 @@ def lot_linear(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: P
     compare(got, {name: want[name] for name in got}, facts)
 
 
+def tatr_zero_shot(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """A network whose mask needs no data: every parameter counts, and the sum of what is left is added."""
+    names = ["pretrained", *(f"task{k}" for k in range(facts["K"]))]
+    folders = [folder(tmp_path / name, without_data(part(inputs, name, rename=True))) for name in names]
+    for quantile in facts["quantiles"]:
+        chain = [{"tatr": {"ratio": 1 - quantile}}, {"task_arithmetic": {"scale": facts["lam"]}}]
+        recipe = eutectic.merge(folders[1:], base=folders[0], method=chain)
+        expected = part(want, f"q{quantile}", rename=True)
+        got = plan_and_run(recipe, tmp_path / f"out{quantile}")
+        compare(got, {name: tensor for name, tensor in expected.items() if name in got}, facts)
+
+
 RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "fisher_model": fisher_model,
     "fisher_weights": fisher_weights,
@@ -261,4 +273,5 @@ RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "regmean_matrix": regmean_matrix,
     "regmean_model": regmean_model,
     "regmean_pp": regmean_pp,
+    "tatr_zero_shot": tatr_zero_shot,
 }

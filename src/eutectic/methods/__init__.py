@@ -32,6 +32,7 @@ from eutectic.methods.regmean import regmean
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
+from eutectic.methods.tatr import tatr
 from eutectic.methods.ties import ties
 from eutectic.methods.trim import trim
 from eutectic.methods.tsv_c import tsv_c
@@ -66,6 +67,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         slerp,
         tall_masks,
         task_arithmetic,
+        tatr,
         ties,
         trim,
         tsv_c,

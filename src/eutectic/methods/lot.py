@@ -1,8 +1,8 @@
 """LOT merging: for each linear map, the one task vector whose outputs are closest to every task's own on its inputs.
 
 Source: Sun et al., Towards Minimizing Feature Drift in Model Merging: Layer-wise Task Vector Fusion for Adaptive
-Knowledge Integration, NeurIPS 2025, arXiv:2505.23859, the closed form of linear weights: T = (sum_k G_k)^+ sum_k G_k T_k with
-G_k = X_k^T X_k over all rows of task k, T_k = W_k - W_0, and W_0 + lambda T.
+Knowledge Integration, NeurIPS 2025, arXiv:2505.23859, the closed form of linear weights:
+T = (sum_k G_k)^+ sum_k G_k T_k with G_k = X_k^T X_k over all rows of task k, T_k = W_k - W_0, and W_0 + lambda T.
 Departs: the pseudo-inverse is taken in float64, with the cut-off as an option (`rcond`), since the one that float32 has
 by default is a regulariser of the published results. Scales of norms are averaged like shifts, not solved for, and so
 are convolutions and what no sample reached. Shifts are the plain mean, the closed form for equal counts of samples.

@@ -25,10 +25,10 @@ demo: $(STAMP)
 	@$(BIN)/python examples/text/demo.py
 
 test: $(STAMP)
-	@scripts/test -m "not slow"
+	@scripts/test -n auto --dist worksteal -m "not slow"
 
 test-all: $(STAMP)
-	@scripts/test
+	@scripts/test -n auto --dist worksteal
 
 check: $(STAMP)
 	@scripts/check

@@ -23,12 +23,25 @@ METHODS: dict[str, tuple[Any, int | None]] = {
     "nearswap": ({"nearswap": {"t": 0.001}}, 1),
     "arcee_fusion": ("arcee_fusion", 1),
     "passthrough": ("passthrough", 1),
+    "breadcrumbs": ([{"breadcrumbs": {"density": 0.5, "gamma": 0.01}}, {"task_arithmetic": {"scale": 0.4}}], None),
+    "breadcrumbs_tensor": (
+        [{"breadcrumbs": {"density": 0.5, "gamma": 0.01, "scope": "tensor"}}, {"task_arithmetic": {"scale": 0.4}}],
+        None,
+    ),
+    "della": ([{"della": {"density": 0.5}}, {"ties": {"density": 1.0}}], None),
+    "sce": ({"sce": {"select_topk": 0.1}}, None),
+    "ram": ("ram", None),
+    "ram_plus": ({"ram": {"r": 0.05}}, None),
+    "magmax": ("magmax", None),
+    "pcb": ("pcb", None),
 }
 #: Methods that read the models and no base.
 BASELESS = {"linear", "karcher", "geometric_median", "passthrough"}
 
-#: What mergekit's `ties` and `dare_ties` compute, in our steps.
+#: What mergekit's methods of the family compute, in our steps.
 _VOTE = {"density": 1.0, "average": "weight", "tie": "plus"}
+_MIDDLE = {"breadcrumbs": {"density": 0.5, "gamma": 0.01, "scope": "tensor", "first": "density"}}
+_EACH = {"each": {"weight": 1.0, "density": 0.5}}
 AS_MERGEKIT: dict[str, tuple[Any, dict[str, Any], int | None]] = {
     "ties": (
         [{"trim": {"density": 0.2, "scope": "tensor", "count": "exact"}}, {"ties": _VOTE}],
@@ -42,6 +55,15 @@ AS_MERGEKIT: dict[str, tuple[Any, dict[str, Any], int | None]] = {
     ),
     "slerp": ({"slerp": {"t": 0.5}}, {"shared": {"t": 0.5}}, 1),
     "linear": ("linear", {"each": {"weight": 1.0}}, None),
+    "task_arithmetic": ("task_arithmetic", {"each": {"weight": 1.0}}, None),
+    "dare_linear": ([{"dare": {"density": 0.5, "rescale": "l1"}}, "task_arithmetic"], _EACH, None),
+    "breadcrumbs": ([_MIDDLE, "task_arithmetic"], _EACH, None),
+    "breadcrumbs_ties": ([_MIDDLE, {"ties": {**_VOTE, "average": "sum"}}], _EACH, None),
+    "della": ([{"della": {"density": 0.5, "rescale": "l1"}}, {"ties": _VOTE}], _EACH, None),
+    "della_linear": ([{"della": {"density": 0.5, "rescale": "l1"}}, "task_arithmetic"], _EACH, None),
+    "sce": ({"sce": {"select_topk": 0.1, "mask": "deltas", "floor": 1e-6}}, {"shared": {"select_topk": 0.1}}, None),
+    "ram": ({"ram": {"scope": "tensor"}}, {}, None),
+    "ramplus_tl": ({"ram": {"scope": "tensor", "r": 0.1, "alpha": 0.2}}, {}, None),
     "nuslerp": ({"nuslerp": {"of": "deltas"}}, {"each": {"weight": 1.0}}, 2),
     "multislerp": ({"multislerp": {"of": "deltas"}}, {"each": {"weight": 1.0}}, None),
     "karcher": ({"karcher": {"floor": 1e-5}}, {}, None),

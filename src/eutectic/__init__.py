@@ -34,7 +34,7 @@ if TYPE_CHECKING:
         merge_adapters,
     )
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
-    from eutectic.api.recipes import Recipe, merge, read, rule
+    from eutectic.api.recipes import Recipe, convert, merge, read, rule
     from eutectic.api.runs import (
         Plan,
         Receipt,
@@ -72,6 +72,7 @@ __all__ = [
     "Verification",
     "__version__",
     "calibrate",
+    "convert",
     "diff",
     "extract_adapter",
     "fold_adapters",
@@ -101,7 +102,7 @@ _HOMES = {
         "merge_adapters",
     ),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
-    "recipes": ("Recipe", "merge", "read", "rule"),
+    "recipes": ("Recipe", "convert", "merge", "read", "rule"),
     "runs": (
         "Plan",
         "Receipt",

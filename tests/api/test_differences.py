@@ -312,3 +312,16 @@ def test_what_differences_cannot_be_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(RecipeError, match=said):
             eutectic.plan(recipe)
+
+
+def test_updates_that_depend_on_the_base_are_merged_as_differences(tmp_path: Path) -> None:
+    """DoRA and trained biases have no factors of their own; with the base they are exact."""
+    lora = LoraConfig(r=2, lora_alpha=6, target_modules=["query", "dense"], use_dora=True, bias="all")
+    base, adapter, merged = train(build("bert"), lora, tmp_path)
+    plain = load_file(Path(base.reference) / "model.safetensors")
+    recipe = eutectic.merge_adapters([adapter], weights=[1.0], base=base.reference, rank=16, rest="save")
+    receipt = eutectic.run(eutectic.plan(recipe), tmp_path / "out")
+    assert receipt.truncation["relative_error"] < 1e-6
+    expected = build("bert")
+    expected.load_state_dict({name: merged.get(name, plain[name]) for name in plain})
+    assert torch.allclose(answers(loaded("bert", tmp_path / "out")), answers(expected), atol=2e-5)

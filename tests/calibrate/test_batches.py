@@ -85,7 +85,7 @@ def test_images_go_through_the_models_own_processor(tmp_path: Path) -> None:
         assert batch.inputs["pixel_values"].shape == (1, 3, 8, 8)
         assert batch.masks == ()
     (tmp_path / "b.png").write_bytes(b"no image")
-    with pytest.raises(CalibrationError, match="b.png: expected an image file"):
+    with pytest.raises(CalibrationError, match=r"b.png: expected an image file"):
         processor.batch([Sample(image=tmp_path / "b.png")], "data")
 
 

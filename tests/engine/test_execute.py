@@ -18,7 +18,7 @@ from eutectic.numerics.kernels import GRAIN
 from eutectic.numerics.stages import Combination
 from eutectic.plan.steps import Plan
 from eutectic.stats.fold import Part, Scope, Seen, Statistic
-from eutectic.stats.weights import _OfWeights
+from eutectic.stats.weights import OfWeights
 from tests.engine.sites import Collected, normal, planned
 from tests.make.sites import Job
 
@@ -125,7 +125,7 @@ def test_stretches() -> None:
 
 
 @dataclass(frozen=True)
-class Largest(_OfWeights):
+class Largest(OfWeights):
     """The largest singular value of each model's delta, of one tensor or of all: it must see whole matrices."""
 
     @property

@@ -33,6 +33,19 @@ def test_rows_of_several_types(tmp_path: Path) -> None:
         assert torch.equal(read, tensor.flatten()[10:77].to(read.dtype))
 
 
+def test_rows_are_read_to_their_ends(tmp_path: Path) -> None:
+    """Elements 10 to 19 of rows of 7 lie in the rows 7 to 21: three before, two behind."""
+    tensors = [normal(5, 7, seed=seed) for seed in range(2)]
+    chosen = [{"della": {"density": 0.5}}, "linear"]
+    plan = planned(tmp_path, {"a.weight": tensors[0]}, [{"a.weight": tensors[1]}], chosen)
+    rows = Worker(plan.inputs).load(chain(plan), 10, 19)
+    assert (rows.start, rows.count, rows.lead, rows.tail, rows.width) == (10, 9, 3, 2, 7)
+    assert torch.equal(widen(rows, "cpu")[1], tensors[1].flatten()[10:19])
+    assert torch.equal(widen(rows.whole(), "cpu")[1], tensors[1].flatten()[7:21])
+    last = Worker(plan.inputs).load(chain(plan), 28, 35)
+    assert (last.lead, last.tail, last.whole().count) == (0, 0, 7)
+
+
 def test_the_arena_is_reused(tmp_path: Path) -> None:
     """A smaller slice takes no new memory."""
     tensors = [{"a.weight": normal(5000, seed=seed)} for seed in range(2)]

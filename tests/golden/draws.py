@@ -13,10 +13,13 @@ from .merging import merge
 
 COPIES, SEEDS = 500, 4
 RESCALE = {
-    "mergelm_dare_rescale": "inverse",
-    "mergelm_dare_norescale": "none",
-    "mergekit_dare_rescale": "l1",
-    "mergekit_dare_norescale": "none",
+    "mergelm_dare_rescale": ("dare", "inverse"),
+    "mergelm_dare_norescale": ("dare", "none"),
+    "mergekit_dare_rescale": ("dare", "l1"),
+    "mergekit_dare_norescale": ("dare", "none"),
+    "official_della_rescale": ("della", "inverse"),
+    "mergekit_della_rescale": ("della", "l1"),
+    "mergekit_della_norescale": ("della", "none"),
 }
 
 
@@ -26,30 +29,38 @@ def knows(case: Case) -> bool:
 
 
 def check(case: Case, tmp_path: Path) -> None:
-    """Draws from DARE as often as asked and holds keep rates, ratios and the mean against theory."""
-    facts, rescale = case.facts, RESCALE[str(case.output)]
+    """Draws as often as asked and holds keep rates, ratios and the mean against theory."""
+    facts, (method, rescale) = case.facts, RESCALE[str(case.output)]
     delta = load_file(case.folder / "delta.safetensors")["delta"].double()
-    density = facts["density"]
-    out = _draw(delta, density, rescale, tmp_path)
+    density, epsilon = facts["density"], facts["epsilon_half_window"] if method == "della" else 0.0
+    chances = _chances(delta, density, epsilon)
+    values = {"density": density, "rescale": rescale} | ({"epsilon": epsilon} if epsilon else {})
+    out = _draw(delta, {method: values}, tmp_path)
     kept = out != 0
-    _check_rates(kept, delta, density)
+    _check_rates(kept, delta, chances)
     ratio = out / delta
     if rescale == "l1":
         l1 = out.abs().sum((1, 2)) / delta.abs().sum()
         assert torch.allclose(l1, torch.ones_like(l1), rtol=1e-5)
-        factor = delta.abs().sum() / (delta.abs() * kept).sum((1, 2))
+        factor = (delta.abs().sum() / (delta.abs() * kept).sum((1, 2)))[:, None, None]
     else:
-        factor = torch.full((len(out),), 1 / density if rescale == "inverse" else 1.0, dtype=torch.float64)
-    assert torch.allclose(ratio[kept], (factor[:, None, None] * kept)[kept], rtol=2e-6)
+        factor = 1 / chances if rescale == "inverse" else torch.ones_like(chances)
+    assert torch.allclose(ratio[kept], (factor * kept)[kept], rtol=2e-6)
     error = float((out.mean(0) - delta).norm() / delta.norm())
-    if rescale == "none":
-        assert abs(error - (1 - density)) < 0.01
-    else:
-        noise = math.sqrt((1 - density) / density / len(out))
+    if rescale == "inverse" or (rescale == "l1" and not epsilon):
+        noise = float((delta * ((1 - chances) / chances).sqrt()).norm() / delta.norm()) / math.sqrt(len(out))
         assert error < 1.3 * noise, f"the mean is off by {error:.3g}, sampling explains {noise:.3g}"
+    else:  # biased, by as much as the reference is
+        assert abs(error - facts["observed"][case.output]["mean_output_rel_err"]) < 0.01
 
 
-def _draw(delta: torch.Tensor, density: float, rescale: str, tmp_path: Path) -> torch.Tensor:
+def _chances(delta: torch.Tensor, density: float, epsilon: float) -> torch.Tensor:
+    """The probability with which each element is kept: it rises with its rank in its row."""
+    ranks = delta.abs().argsort(dim=1).argsort(dim=1).double()
+    return (density - epsilon) + 2 * epsilon * ranks / (delta.shape[1] - 1)
+
+
+def _draw(delta: torch.Tensor, step: dict[str, Any], tmp_path: Path) -> torch.Tensor:
     """Merges one expert of many equal tensors onto zeros: every tensor and seed is a draw, (draws, rows, columns)."""
     names = [f"copy.{i}" for i in range(COPIES)]
     save_file({name: delta.float().clone() for name in names}, tmp_path / "expert.safetensors")
@@ -59,7 +70,7 @@ def _draw(delta: torch.Tensor, density: float, rescale: str, tmp_path: Path) -> 
         recipe: dict[str, Any] = {
             "base": str(tmp_path / "base.safetensors"),
             "models": [{"model": str(tmp_path / "expert.safetensors")}],
-            "method": [{"dare": {"density": density, "rescale": rescale}}, "task_arithmetic"],
+            "method": [step, "task_arithmetic"],
             "seed": seed,
         }
         merged = read_weights(merge(recipe, tmp_path / f"out{seed}"))
@@ -67,15 +78,15 @@ def _draw(delta: torch.Tensor, density: float, rescale: str, tmp_path: Path) -> 
     return torch.stack(found).double()
 
 
-def _check_rates(kept: torch.Tensor, delta: torch.Tensor, density: float) -> None:
+def _check_rates(kept: torch.Tensor, delta: torch.Tensor, chances: torch.Tensor) -> None:
     """Holds the overall share kept, and the share at each rank of a row, within four standard errors."""
     draws, rows, columns = kept.shape
-    rate = float(kept.double().mean())
-    sigma = math.sqrt(density * (1 - density))
-    assert abs(rate - density) < 4 * sigma / math.sqrt(rows * columns * draws), f"keeps {rate}, asked {density}"
+    rate, expected = float(kept.double().mean()), float(chances.mean())
+    noise = (chances * (1 - chances)).sqrt()
+    assert abs(rate - expected) < 4 * float(noise.square().mean().sqrt()) / math.sqrt(rows * columns * draws)
     order = delta.abs().argsort(dim=1)
-    by_rank = kept.double().mean(0).gather(1, order).mean(0)
-    assert ((by_rank - density).abs() < 4 * sigma / math.sqrt(rows * draws)).all(), by_rank
+    found, wanted, room = (each.gather(1, order).mean(0) for each in (kept.double().mean(0), chances, noise))
+    assert ((found - wanted).abs() < 4 * room / math.sqrt(rows * draws)).all(), found
     assert len({tuple(mask.flatten().tolist()) for mask in kept}) == draws, "two draws have the same mask"
 
 

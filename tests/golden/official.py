@@ -102,6 +102,38 @@ def _model_stock(case: Case, _: Path) -> Recipe:
     return _without_weights(_recipe(case, {"model_stock": {"angle": "angle"}}, weights))
 
 
+def _breadcrumbs(case: Case, _: Path) -> Recipe:
+    params = case.facts["params"]
+    middle = {"density": params["top_k_keep"], "gamma": params["top_k_remove"]}
+    return _recipe(case, [{"breadcrumbs": middle}, {"task_arithmetic": {"scale": params["alpha"]}}])
+
+
+def _sce(case: Case, _: Path) -> Recipe:
+    return _without_weights(_recipe(case, {"sce": {"select_topk": float(str(case.output).removeprefix("topk"))}}))
+
+
+def _pcb(case: Case, _: Path) -> Recipe:
+    params = case.facts["params"]
+    formulas = {
+        "keysteps": {"inter": "sum", "clip": 1e-4, "ratio": params["keysteps_pcb_ratio"]},
+        "vision_es": {"inter": "pairs", "clip": 0.01, "ratio": params["vision_pcb_ratio"]},
+    }
+    return _recipe(case, {"pcb": {"scale": params["lam"], **formulas[str(case.output)]}})
+
+
+def _lines(case: Case, _: Path) -> Recipe:
+    """Scales task vectors by depth: the sum of all, or one alone."""
+    params = case.facts["params"]
+    if case.output == "ta_sum":
+        return _recipe(case, {"task_arithmetic": {"scale": {"lines": {"beta": params["ta_beta"]}}}})
+    rise = {"alpha": params["single_alpha"], "beta": params["single_beta"]}
+    return _recipe(case, {"task_arithmetic": {"scale": {"lines": rise}}}, {0: 1.0})
+
+
+def _magmax(case: Case, _: Path) -> Recipe:
+    return _recipe(case, {"magmax": {"scale": case.facts["params"]["scaling_factor"]}})
+
+
 def _averages(case: Case, _: Path) -> Recipe:
     """Averages along a run, by name in natural order; expert 0 is the oldest."""
     params = case.facts["params"]
@@ -220,15 +252,20 @@ def _matches(name: str, patterns: list[str]) -> bool:
 
 
 RECIPES: dict[str, Callable[[Case, Path], Recipe]] = {
+    "ref_breadcrumbs_official": _breadcrumbs,
     "ref_ckpt_averages": _averages,
+    "ref_fb_magmax": _magmax,
     "ref_fb_doge_ta": _doge,
     "ref_emr": _emr,
     "ref_fb_model_stock": _model_stock,
     "ref_fb_wudi": _wudi_port,
     "ref_iso": _iso,
+    "ref_lines": _lines,
     "ref_mergelm_magnitude_mask": _magnitude_mask,
     "ref_mergelm_ties": _mergelm,
     "ref_model_soups": _soups,
+    "ref_pcb": _pcb,
+    "ref_sce_official": _sce,
     "ref_tall_consensus": _tall_consensus,
     "ref_task_arithmetic": _task_arithmetic,
     "ref_ties": _ties,

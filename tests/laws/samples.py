@@ -4,6 +4,7 @@ import importlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -146,8 +147,11 @@ def _first(own: Parameter) -> Any:
     return 1 if own.kind == "int" else 0.5 if own.bounds.high is not None else 0.375
 
 
-def others(own: Parameter, n: int) -> list[Any]:
-    """Returns further values of one parameter, each of which does something else."""
+def others(method: Method[Any], own: Parameter, n: int) -> list[Any]:
+    """Returns further values of one parameter, each of which does something else; those its own test names, if any."""
+    tried = getattr(_test_of(method), "TRIED", {}).get(own.name)
+    if tried is not None:
+        return [value[:n] if isinstance(value, tuple) else value for value in tried]
     default = _first(own) if own.required else own.default
     if own.kind == "choice":
         return [word for word in own.choices if word != default]
@@ -171,7 +175,7 @@ def settings(method: Method[Any], party: Party) -> Iterator[tuple[Values, frozen
     Values that want a base are left out for a party without one.
     """
     usual = plain(method)
-    changes = [(own.name, value) for own in method.parameters for value in others(own, party.n)]
+    changes = [(own.name, value) for own in method.parameters for value in others(method, own, party.n)]
     found = [(usual, frozenset[str]()), *((usual | {name: value}, frozenset({name})) for name, value in changes)]
     yield from (each for each in found if party.base or not wants_base(method, each[0]))
 
@@ -181,9 +185,9 @@ def options(method: Method[Any], party: Party) -> list[Values]:
     n = party.n
     words = [own for own in method.parameters if own.kind in {"choice", "bool"}]
     numbers = [own for own in method.parameters if own.kind not in {"choice", "bool"}]
-    both = [[_first(own) if own.required else own.default, *others(own, n)] for own in words]
+    both = [[_first(own) if own.required else own.default, *others(method, own, n)] for own in words]
     rows: list[Values] = [plain(method)]
-    rows += [plain(method) | {own.name: value} for own in numbers for value in others(own, n)]
+    rows += [plain(method) | {own.name: value} for own in numbers for value in others(method, own, n)]
     found = []
     for at, combination in enumerate(itertools.product(*both)):
         chosen = dict(zip((own.name for own in words), combination, strict=True))
@@ -194,5 +198,8 @@ def options(method: Method[Any], party: Party) -> list[Values]:
 
 def aside(method: Method[Any]) -> Mapping[str, frozenset[str]]:
     """Returns which laws a method's own test says it gives up when a parameter is not at its default."""
-    own = importlib.import_module(f"tests.methods.test_{method.name}")
-    return {name: frozenset(laws) for name, laws in getattr(own, "LAWS_ASIDE", {}).items()}
+    return {name: frozenset(laws) for name, laws in getattr(_test_of(method), "LAWS_ASIDE", {}).items()}
+
+
+def _test_of(method: Method[Any]) -> ModuleType:
+    return importlib.import_module(f"tests.methods.test_{method.name}")

@@ -114,7 +114,7 @@ def chain_of(method: Method[Any], chosen: Values) -> list[Step]:
 def expressible(method: Method[Any], party: Party) -> Iterator[Values]:
     """Yields the options of a method that its kernels can express."""
     for chosen in options(method, party):
-        if method.needs_for(filled(method, chosen)).locality == 0:
+        if method.needs_for(filled(method, chosen)).fused:
             yield chosen
 
 
@@ -178,6 +178,19 @@ CHAINS: dict[str, list[Step]] = {
     "trim-dare-linear": [("trim", {"density": 0.5}), ("dare", {"density": 0.75}), ("linear", {})],
     "dare-l1-stock": [("dare", {"density": 0.5, "rescale": "l1"}), ("model_stock", {})],
     "trim-l1-task": [("trim", {"density": 0.5, "rescale": "l1"}), ("task_arithmetic", {"scale": 0.5})],
+    "della-ties": [
+        ("della", {"density": 0.5, "epsilon": 0.25}),
+        ("ties", {"density": 0.5, "scope": "tensor"}),
+    ],
+    "crumbs-della-task": [
+        ("breadcrumbs", {"density": 0.5}),
+        ("della", {"density": 0.5, "epsilon": 0.25, "rescale": "l1"}),
+        ("task_arithmetic", {"scale": 0.5}),
+    ],
+    "crumbs-sce": [
+        ("breadcrumbs", {"density": 0.75, "scope": "tensor"}),
+        ("sce", {"select_topk": 0.25, "mask": "deltas"}),
+    ],
     "dare-emr": [("dare", {"density": 0.5}), ("emr", {})],
     "trim-tall-ties": [("trim", {"density": 0.75}), ("tall_masks", {"vector": "ties", "density": 0.5})],
     "dare-consensus": [("dare", {"density": 0.5}), ("consensus", {"threshold": 0.25})],

@@ -16,7 +16,7 @@ from eutectic.methods.site import Site
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import GRAIN
 from eutectic.stats.fold import Calibrated
-from tests.make.sites import Job, merge
+from tests.make.sites import Job, Step, merge
 
 from .samples import (
     POWERS,
@@ -340,3 +340,28 @@ def test_schedule_changes_nothing(method: Method[Any], held: int) -> None:
             assert equal_bits(whole.tensor("w"), cut.tensor("w"))
             for name, extra in whole.extras("w").items():
                 assert torch.equal(extra, cut.extras("w")[name])
+
+
+ROWS: dict[str, list[Step]] = {
+    "ranks, then a cut of the tensor": [
+        ("della", {"density": 0.5, "epsilon": 0.25}),
+        ("ties", {"density": 0.5, "scope": "tensor"}),
+    ],
+    "ranks of ranks, and what they leave of the mass": [
+        ("breadcrumbs", {"density": 0.5}),
+        ("della", {"density": 0.5, "rescale": "l1"}),
+        ("model_stock", {}),
+    ],
+}
+
+
+@pytest.mark.parametrize("chain", ROWS)
+@pytest.mark.parametrize("fused", [True, False], ids=["kernels", "torch"])
+def test_statistics_behind_rows_see_whole_rows(chain: str, fused: bool) -> None:
+    """Where slices end within rows, what was ranked before is ranked as in the whole."""
+    for sample in (LONG, WIDE):
+        models, base = list(sample.models[:3]), sample.base
+        whole = Job(ROWS[chain], models, base, fused=fused).run().tensor("w")
+        for held in (0, 1 << 30):
+            how: dict[str, Any] = {"slice_elements": GRAIN, "threads": 2, "resident_bytes": held, "fused": fused}
+            assert equal_bits(whole, Job(ROWS[chain], models, base, **how).run().tensor("w"))

@@ -17,13 +17,25 @@ from eutectic.engine.execute import STRETCH
 from eutectic.engine.reader import Worker
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import BLOCK, GRAIN
+from eutectic.numerics.stages import Drop, RankedDrop
 from eutectic.stats import weights
 from eutectic.stats.elected import Elected
 from eutectic.stats.fold import Again, Part, Scope, Statistic
-from eutectic.stats.weights import Energy, Gram, MagnitudeQuantile, Mass, SignBalance
+from eutectic.stats.weights import (
+    Energy,
+    Gram,
+    MagnitudeBand,
+    MagnitudeQuantile,
+    Mass,
+    Overlap,
+    SignBalance,
+    SpreadQuantile,
+)
 from tests.make.sites import Job
 
 CUT = MagnitudeQuantile(Scope.MODEL, (0.3, 0.5, 1.0))
+BAND = MagnitudeBand(Scope.MODEL, (0.5, 0.25, 1.0), (0.1, 0.0, 0.3))
+SPREAD = SpreadQuantile(Scope.MODEL, 0.3)
 STATISTICS: dict[str, Statistic] = {
     "gram of deltas": Gram(Scope.MODEL, "deltas"),
     "gram of weights": Gram(Scope.MODEL, "weights"),
@@ -31,7 +43,15 @@ STATISTICS: dict[str, Statistic] = {
     "energy of weights": Energy(Scope.MODEL, "weights"),
     "mass": Mass(Scope.MODEL),
     "mass above a cut": Mass(Scope.MODEL, cut=CUT),
-    "mass drawn": Mass(Scope.MODEL, drawn=(0.5, 0.25, 1.0)),
+    "mass drawn": Mass(Scope.MODEL, kept=Drop((0.5, 0.25, 1.0), (1.0, 1.0, 1.0), 0)),
+    "mass in a band": Mass(Scope.MODEL, band=BAND),
+    "mass drawn by rank": Mass(Scope.MODEL, kept=RankedDrop((0.5, 0.25, 1.0), (0.25, 0.125, 0.0), True, 0)),
+    "energy where models differ": Energy(Scope.MODEL, "deltas", SPREAD),
+    "band": BAND,
+    "band, kept first": MagnitudeBand(Scope.MODEL, (0.9, 0.5, 0.0), (0.2, 0.5, 0.25), "kept"),
+    "spread": SPREAD,
+    "no spread": SpreadQuantile(Scope.MODEL, 0.0),
+    "overlap": Overlap(Scope.MODEL, 0.75),
     "cut": CUT,
     "cut exact": MagnitudeQuantile(Scope.MODEL, (0.1,), "exact"),
     "cut by mask rate": MagnitudeQuantile(Scope.MODEL, (0.0, 0.2, 0.9), "mask_rate"),
@@ -62,9 +82,9 @@ def party(special: bool = False) -> tuple[list[dict[str, torch.Tensor]], dict[st
 
 
 def job(special: bool, fused: bool) -> Job:
-    """Returns a merge of the party; only its chains and readers are used here."""
+    """Returns a merge of the party; only its chains and readers are used here, which load whole rows for the first."""
     models, base = party(special)
-    return Job([("task_arithmetic", {})], models, base, fused=fused)
+    return Job([("breadcrumbs", {"density": 0.5}), ("task_arithmetic", {})], models, base, fused=fused)
 
 
 class Sweep:
@@ -157,7 +177,7 @@ def test_every_statistic_is_tested() -> None:
     """A statistic of weights that is added is added here."""
     shared = Gram.__mro__[1]
     own = {each for each in vars(weights).values() if isinstance(each, type) and issubclass(each, shared)}
-    assert own - {shared} | {Elected} == {type(statistic) for statistic in STATISTICS.values()}
+    assert own - {shared, weights.Quantiles} | {Elected} == {type(statistic) for statistic in STATISTICS.values()}
 
 
 @EACH
@@ -176,7 +196,7 @@ def test_showing_changes_nothing(name: str, fused: bool, special: bool) -> None:
 def test_kernels_agree_with_torch(name: str, special: bool) -> None:
     """Counts are equal; sums are to within a few roundings of float64, for they add in another order."""
     fused, plain = (Sweep()(STATISTICS[name], job(special, way)) for way in (True, False))
-    if isinstance(STATISTICS[name], MagnitudeQuantile | SignBalance):
+    if isinstance(STATISTICS[name], weights.Quantiles | SignBalance | Overlap):
         assert same(fused, plain)
     else:
         np.testing.assert_allclose(fused, plain, rtol=1e-11, equal_nan=True)
@@ -195,7 +215,11 @@ def test_state_is_as_large_as_it_says(name: str) -> None:
         statistic.update(
             state, chain.seen(Request(0, statistic), Worker(merge.inputs).load(chain, 0, chain.part.numel))
         )
-    fields = [] if isinstance(state, list) else list((state if isinstance(state, dict) else vars(state)).values())
+    fields = (
+        [state]
+        if isinstance(state, list | np.ndarray)
+        else [*(state if isinstance(state, dict) else vars(state)).values()]
+    )
     held = [each for each in fields if isinstance(each, np.ndarray)]
     assert sum(each.nbytes for each in held) <= statistic.nbytes(parts, 3) + 1024
 

@@ -20,8 +20,7 @@ def masked(deltas: torch.Tensor, cut: float, ratio: float = 0.5) -> torch.Tensor
 
 
 def test_by_hand() -> None:
-    """Conflicts 2 * 1 * 8 = 16, 2 * 2 * 1 = 4 and 0, roots 4, 2, 0:
-    under a cut of 4, which goes itself, the last two stay."""
+    """Conflicts 2 * 8 = 16, 2 * 2 = 4 and 0, their roots 4, 2, 0: a cut of 4 leaves the last two."""
     deltas = torch.tensor([[1.0, 2.0, 5.0], [-8.0, 1.0, 0.0]])
     assert masked(deltas, 4.0).tolist() == [[0, 2, 5], [0, 1, 0]]
     assert masked(deltas, 0.0).tolist() == [[0, 0, 5], [0, 0, 0]]  # what does not conflict stays

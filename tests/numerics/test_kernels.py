@@ -10,7 +10,17 @@ import torch
 from eutectic.numerics import kernels
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import BINS, BLOCK, CODES, GRAIN, Rows
-from eutectic.numerics.stages import Combination, Drop, Marks, Scale, Trim
+from eutectic.numerics.stages import (
+    Combination,
+    Drop,
+    Marks,
+    RankedBand,
+    RankedDrop,
+    Scale,
+    Select,
+    Trim,
+    apply,
+)
 from tests.make.memory import NAMES, TORCH, to_bytes
 
 
@@ -159,3 +169,75 @@ def test_edges_of_stored_types() -> None:
     for first, second in itertools.product(TORCH, repeat=2):
         two = rows([torch.tensor([1.5], dtype=TORCH[first]), torch.tensor([2.5], dtype=TORCH[second])])
         assert combine(two, Combination((1.0,), "deltas", anchor=1.0)) == [2.5]
+
+
+def test_what_needs_no_vote_by_hand() -> None:
+    """The largest of 4 and -5 is -5, of -2 and 2 the later; 3 alone is weighted, where two are active they average."""
+    base, first, second = torch.zeros(3), torch.tensor([4.0, -2.0, 0.0]), torch.tensor([-5.0, 2.0, 3.0])
+    three = rows([base, first, second])
+    assert combine(three, Combination((1.0, 1.0), "deltas", average="largest")) == [-5, 2, 3]
+    assert combine(three, Combination((2.0, 1.0), "deltas", average="largest")) == [8, -4, 3]
+    assert combine(three, Combination((2.0, 10.0), "deltas", average="active")) == [-0.5, 0, 30]
+
+
+def test_a_plain_vote_by_hand() -> None:
+    """3 outvotes -2 as they are, though it weighs a tenth; a floor of 0.5 is the least that divides."""
+    three = rows([torch.zeros(1), torch.tensor([3.0]), torch.tensor([-2.0])])
+    plain = Combination((0.1, 0.9), "deltas", average="agree_weight", vote="plain")
+    assert combine(three, plain) == pytest.approx([3.0])
+    assert combine(three, Combination((0.1, 0.9), "deltas", average="agree_weight")) == pytest.approx([-2.0])
+    floored = Combination((0.1, 0.9), "deltas", average="agree_weight", vote="plain", floor=0.5)
+    assert combine(three, floored) == pytest.approx([0.3 / 0.5])
+
+
+def test_selection_looks_at_all_models() -> None:
+    """1 and 5 lie 4 apart, 2 and 2 nowhere: only the first element is left, of both."""
+    three = rows([torch.zeros(2), torch.tensor([1.0, 2.0]), torch.tensor([5.0, 2.0])])
+    how = Combination((1.0, 10.0), "deltas", stages=(Select(8.0),))
+    assert combine(three, how) == [51, 0]
+
+
+@pytest.mark.parametrize("kind", ["usual", "equal", "few values", "one large", "zeros"])
+@pytest.mark.parametrize("width", [1, 2, 300, 5000])
+@pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
+def test_ranks_against_sorting(kind: str, width: int, double: bool) -> None:
+    """Whether buckets decide, single elements are ranked or whole rows are sorted."""
+    source = torch.Generator().manual_seed(width)
+    work = torch.float64 if double else torch.float32
+    deltas = torch.randn(2, 2, width, generator=source, dtype=work)
+    deltas = {
+        "usual": deltas,
+        "equal": torch.full_like(deltas, -0.75),
+        "few values": (deltas * 4).round() / 4,
+        "one large": deltas.where(torch.arange(width) > 0, 1e30),
+        "zeros": deltas.where(deltas > 1, -0.0),
+    }[kind]
+    for stage in (
+        RankedDrop((0.5, 0.3), (0.4, 0.1), False, 0),
+        RankedDrop((0.5, 0.3), (0.4, 0.1), True, 0),
+        RankedBand((0.5, 0.2), (0.1, 0.3)),
+        RankedBand((0.9, 0.0), (0.3, 1.0), "kept"),
+    ):
+        flat = [row.reshape(-1) for row in deltas]
+        given = rows([torch.zeros_like(flat[0]), *flat], width=width, double=double).then(stage)
+        out = np.zeros(8 * given.count, np.uint8)
+        kernels.combine(given, Combination((1.0, 1024.0), "deltas"), out, CODES["F64"])
+        expected = apply(stage, deltas, Key(0, "w"))
+        assert torch.equal(
+            torch.from_numpy(out.view(np.float64)), (expected[0] + 1024 * expected[1]).reshape(-1).double()
+        )
+
+
+def test_draws_beyond_32_bits_of_an_index() -> None:
+    """A block or a row across 2**32 elements draws as its elements do one by one."""
+    count, start = 3000, 2**32 - 1500
+    ones = torch.ones(count)
+    expected = Key(0, "w", 0, start).keep((0.5,), ones[None])[0]
+    given = rows([torch.zeros(count), ones], start=start).then(Drop((0.5,), (1.0,), 0))
+    assert combine(given, Combination((1.0,), "deltas")) == expected.float().tolist()
+    width = 3000
+    first = start // width * width
+    ranked = rows([torch.zeros(2 * width), torch.ones(2 * width)], start=first, width=width)
+    drop = RankedDrop((0.5,), (0.25,), False, 0)
+    expected = apply(drop, torch.ones(1, 2, width), Key(0, "w", 0, first)).reshape(-1)
+    assert combine(ranked.then(drop), Combination((1.0,), "deltas")) == expected.tolist()

@@ -3,7 +3,24 @@ import pytest
 import torch
 
 from eutectic.numerics.draw import Key
-from eutectic.numerics.stages import Clip, Drop, RowScale, RowTrim, Scale, Trim, apply, column, row_factors
+from eutectic.numerics.stages import (
+    Band,
+    Clip,
+    Drop,
+    RankedBand,
+    RankedDrop,
+    RowScale,
+    RowTrim,
+    Scale,
+    Select,
+    Trim,
+    apply,
+    at_step,
+    band,
+    column,
+    row_factors,
+    spread,
+)
 
 
 def test_column() -> None:
@@ -47,6 +64,57 @@ def test_drop_by_hand() -> None:
 def test_scale_by_hand() -> None:
     """Each model has its own factor."""
     assert apply(Scale((2.0, -1.0)), torch.ones(2, 2), Key(0, "w")).tolist() == [[2.0, 2.0], [-1.0, -1.0]]
+
+
+def test_band_by_hand() -> None:
+    """What is smaller or larger than the model's cuts becomes zero; what equals one stays, and so does NaN."""
+    deltas = torch.tensor([[1.0, -2.0, 3.0, -4.0, float("nan")]])
+    kept = apply(Band((2.0,), (3.0,)), deltas, Key(0, "w"))[0]
+    assert kept[:4].tolist() == [0.0, -2.0, 3.0, 0.0]
+    assert kept[4].isnan()
+    assert (apply(Band((float("inf"),), (-1.0,)), deltas[:, :4], Key(0, "w")) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("shares", "first", "edges"),
+    [
+        ((0.5, 0.2), "removed", (3, 8)),
+        ((0.8, 0.5), "removed", (0, 5)),  # 8 of the 5 that are left are 5
+        ((0.8, 0.5), "kept", (0, 8)),
+        ((0.0, 0.2), "removed", (8, 8)),
+        ((0.29, 0.0), "removed", (8, 10)),
+    ],
+)
+def test_ranks_of_a_band(shares: tuple[float, float], first: str, edges: tuple[int, int]) -> None:
+    """Of ten: where what stays begins and ends."""
+    assert band(10, *shares, first) == edges  # type: ignore[arg-type]
+
+
+def test_spread_by_hand() -> None:
+    """1, 2 and 6 lie 2, 1 and 3 from their mean: 14; equal ones lie nowhere apart."""
+    deltas = torch.tensor([[1.0, 5.0], [2.0, 5.0], [6.0, 5.0]])
+    assert spread(deltas).tolist() == [14.0, 0.0]
+    assert apply(Select(14.0), deltas, Key(0, "w")).tolist() == [[1, 0], [2, 0], [6, 0]]
+
+
+def test_chances_rise_with_the_rank() -> None:
+    """From density - epsilon to density + epsilon; a row of one has the density."""
+    limits, factors = RankedDrop((0.5, 0.0, 1.0), (0.25, 0.25, 0.25), True, 0).chances(3)
+    assert limits.tolist() == [[2**30, 2**31, 3 * 2**30], [0, 0, 0], [2**32] * 3]
+    assert factors.tolist() == [[4.0, 2.0, 4 / 3], [1.0] * 3, [1.0] * 3]
+    assert RankedDrop((0.25,), (0.1,), False, 0).chances(1)[0].tolist() == [[2**30]]
+
+
+def test_ranks_are_taken_in_each_row() -> None:
+    """Of each row's three the middle one is kept, with one gone above and one left out below."""
+    rows = torch.tensor([[[3.0, -1.0, 2.0], [7.0, 8.0, -9.0]]])
+    assert apply(RankedBand((0.34,), (0.34,)), rows, Key(0, "w")).tolist() == [[[0, 0, 2], [0, 8, 0]]]
+
+
+def test_stages_that_draw_are_moved() -> None:
+    """To the chain position where they are asked for; others stay what they are."""
+    assert at_step(Drop((0.5,), (1.0,), 0), 3) == Drop((0.5,), (1.0,), 3)
+    assert at_step(Trim((0.5,)), 3) == Trim((0.5,))
 
 
 def test_clip_by_hand() -> None:

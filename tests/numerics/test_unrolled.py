@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from eutectic.numerics import kernels, loops, unrolled
+from eutectic.numerics import kernels, unrolled
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import CODES, GRAIN, Rows
 from eutectic.numerics.stages import Combination, Drop, Scale, Stage, Trim
@@ -31,25 +31,21 @@ def rows_of(n: int, based: bool, start: int = 0, stages: tuple[Stage, ...] = ())
     return Rows(arena, offsets, codes, np.zeros(n, np.bool_), based, start, COUNT, key, stages=stages)
 
 
-def general(rows: Rows, how: Combination) -> tuple[int, NDArray[np.uint8]]:
-    """What the general loops write."""
-    out = np.zeros(2 * COUNT, np.uint8)
-    averages = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3}
-    settings = np.array([averages[how.average], how.tie, how.of == "deltas"], np.int64)
-    weight, scales = np.array(how.weight, np.float32), np.array([how.anchor, how.scale], np.float32)
-    bad = loops.combine(kernels._place(rows), weight, scales, settings, out, CODES["BF16"])
-    return int(bad), out
+def general(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sends everything to the general loops from here on."""
+    monkeypatch.setattr(kernels, "_common", lambda rows: False)
 
 
-def check(rows: Rows, how: Combination) -> None:
+def check(rows: Rows, how: Combination, monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks that the common case is taken, and that its bits are those of the general loops."""
-    out = np.zeros(2 * COUNT, np.uint8)
-    bad = kernels._combine_common(rows, how, out.view(np.uint16))
-    assert bad is not None
+    out, expected = np.zeros(2 * COUNT, np.uint8), np.zeros(2 * COUNT, np.uint8)
     assert kernels._common(rows)
-    expected, bits = general(rows, how)
-    assert bad == expected > 0
-    assert np.array_equal(numbers(out), numbers(bits))
+    bad = kernels._combine_common(rows, how, out.view(np.uint16))
+    general(monkeypatch)
+    assert bad == kernels.combine(rows, how, expected, CODES["BF16"])
+    assert bad is not None
+    assert bad > 0
+    assert np.array_equal(numbers(out), numbers(expected))
 
 
 def numbers(out: NDArray[np.uint8]) -> NDArray[np.uint16]:
@@ -60,55 +56,58 @@ def numbers(out: NDArray[np.uint8]) -> NDArray[np.uint16]:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, unrolled.MOST])
-def test_average(n: int) -> None:
+def test_average(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weighted averages of the rows themselves."""
-    check(rows_of(n, based=False), Combination(tuple(0.1 * (k + 1) for k in range(n)), "weights", scale=0.7))
+    how = Combination(tuple(0.1 * (k + 1) for k in range(n)), "weights", scale=0.7)
+    check(rows_of(n, based=False), how, monkeypatch)
 
 
 @pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize("start", [0, 5 * GRAIN, (1 << 33) + GRAIN])
-def test_sums_of_deltas(stages: tuple[Stage, ...], start: int) -> None:
+def test_sums_of_deltas(stages: tuple[Stage, ...], start: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums of deltas around a base, after every chain of stages."""
-    check(rows_of(3, True, start, stages), Combination((0.3, -0.2, 1.0), "deltas", 1.0, 0.5))
+    check(rows_of(3, True, start, stages), Combination((0.3, -0.2, 1.0), "deltas", 1.0, 0.5), monkeypatch)
 
 
 @pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize("average", ["agree_sum", "agree_count", "agree_weight"])
 @pytest.mark.parametrize("tie", [-1, 0, 1])
-def test_votes(stages: tuple[Stage, ...], average: str, tie: int) -> None:
+def test_votes(stages: tuple[Stage, ...], average: str, tie: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Elected signs, with every divisor and tie."""
     how = Combination((1.0, 1.0, 0.5), "deltas", 1.0, 2.0, average, tie)  # type: ignore[arg-type]
-    check(rows_of(3, True, GRAIN, stages), how)
+    check(rows_of(3, True, GRAIN, stages), how, monkeypatch)
 
 
 @pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize(("low", "shift"), [(0, 13), (0x3B000000, 0), (0x7F800000 - (1 << 17), 3), (0x7FFFFFF0, 0)])
 @pytest.mark.parametrize("every", [1, 8])
-def test_counts(stages: tuple[Stage, ...], low: int, shift: int, every: int) -> None:
+def test_counts(stages: tuple[Stage, ...], low: int, shift: int, every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts in windows at the bottom, in the middle, across infinity and at the top; all, or a sample."""
     rows = rows_of(3, True, GRAIN, stages).sampled(every)
     windows = np.array([low, low + 1, max(low - 1, 0)], np.uint64), np.full(3, shift)
     found = np.zeros(3, np.int64), np.zeros((3, kernels.BINS), np.int64)
     kernels.magnitudes(rows, *windows, *found)
     expected = np.zeros(3, np.int64), np.zeros((3, kernels.BINS), np.int64)
-    loops.magnitudes32(kernels._place(rows), *windows, *expected, every)
+    general(monkeypatch)
+    kernels.magnitudes(rows, *windows, *expected)
     assert found[0].tolist() == expected[0].tolist()
     assert np.array_equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("of_weights", [True, False])
 @pytest.mark.parametrize("diagonal", [True, False])
-def test_products(of_weights: bool, diagonal: bool) -> None:
+def test_products(n: int, of_weights: bool, diagonal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inner products, of rows and of deltas."""
-    rows = rows_of(3, True)
+    rows = rows_of(n, True)
     for at in rows.offsets:  # what is not finite swallows every sum
         bits = rows.raw[at : at + 2 * COUNT].view(np.uint16)
         bits[(bits & 0x7F80) >= 0x7000] = 0
-    p = 4 if of_weights else 3
-    expected = np.zeros((-(-COUNT // GRAIN), p, p))
-    loops.gram(kernels._place(rows, p), of_weights, diagonal, expected)
+    found = kernels._products(rows, of_weights, diagonal)
+    general(monkeypatch)
+    expected = kernels._products(rows, of_weights, diagonal)
     assert np.isfinite(expected).all()
-    assert np.array_equal(kernels._products(rows, of_weights, diagonal), expected)
+    assert np.array_equal(found, expected)
 
 
 def test_what_is_not_common() -> None:

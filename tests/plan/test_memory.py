@@ -20,6 +20,8 @@ METHODS: dict[str, Any] = {
     "ties tensor": {"ties": {"density": 0.5, "scope": "tensor"}},
     "dare l1, ties": [{"dare": {"density": 0.5, "rescale": "l1"}}, {"ties": {"density": 0.5}}],
     "rows": {"model_stock": {"rows": True}},
+    "ranks in rows": [{"della": {"density": 0.5, "rescale": "l1"}}, {"ties": {"density": 0.5, "scope": "tensor"}}],
+    "two cuts": [{"breadcrumbs": {"density": 0.5, "scope": "tensor"}}, "task_arithmetic"],
     "emr": "emr",
     "tsv_c": "tsv_c",
     "nan": {"task_arithmetic": {"weight": "nan"}},

@@ -10,7 +10,7 @@ from tests.plan.small import NORM, Q, merged, plan, recipe, tensors
 
 
 def test_locality_and_kernels(tmp_path: Path) -> None:
-    """A chain must see as much as its most demanding method; only element-wise chains go through the kernels."""
+    """A chain must see as much as its most demanding method; the kernels serve some that go by rows."""
     given = (tensors(), tensors(), tensors())
     site = merged(plan(recipe(tmp_path, *given, method=[{"dare": {"density": 0.5}}, "linear"])), NORM)
     assert site.locality is Locality.ELEMENT
@@ -20,6 +20,11 @@ def test_locality_and_kernels(tmp_path: Path) -> None:
     )
     assert rows.locality is Locality.ROW
     assert not rows.fused
+    ranked = plan(recipe(tmp_path, *given, method=[{"della": {"density": 0.5}}, "linear"]))
+    assert [(each.locality, each.fused) for each in ranked.merged[:1]] == [(Locality.ROW, True)]
+    assert merged(ranked, Q.format(1)).width == merged(ranked, Q.format(1)).spec.shape[1]
+    assert merged(ranked, NORM).width == merged(ranked, NORM).spec.numel
+    assert site.width == 1
 
 
 def test_feeds(tmp_path: Path) -> None:

@@ -136,12 +136,12 @@ def test_slices() -> None:
         found(
             models=["x", "y", "w"],
             method="linear",
-            slices=slices([("x", [0, 2]), ("y", [0, 3])], [("z", [3, 3])], [("base", [0, 1])]),
+            slices=slices([("x", [0, 2]), ("y", [0, 3])], [("z", [3, 2])], [("base", [0, 1])]),
         )
     )
     assert told == {
         "slices[0].sources[1].blocks": "expected 2 blocks as in the slice's first source, found 3",
-        "slices[1].sources[0].blocks": "expected a start below the end, found [3, 3]",
+        "slices[1].sources[0].blocks": "expected a start that is not above the end, found [3, 2]",
         "slices[1].sources[0].model": "expected one of the models (x, y, w, base), found 'z'",
         "slices[2].sources[0].model": "expected a model, found 'base', and the recipe names no base; add `base:`",
         "models[2]": "no slice reads 'w'; add a source, or remove the model",

@@ -34,7 +34,7 @@ def test_words_are_read_as_yaml_1_2(text: str, value: object) -> None:
 
 def test_lines_of_keys_and_entries() -> None:
     """Every key and entry knows its line; aliases stand for what they name."""
-    top, errors = compose("a: &x\n  - 1\n  - 2\nb:\n  c: *x\n")
+    (top,), errors = compose("a: &x\n  - 1\n  - 2\nb:\n  c: *x\n")
     assert errors == []
     assert top.plain() == {"a": [1, 2], "b": {"c": [1, 2]}}
     assert isinstance(top.value, dict)
@@ -44,7 +44,7 @@ def test_lines_of_keys_and_entries() -> None:
 
 def test_json_with_tabs_is_yaml() -> None:
     """JSON is read by the same reader, also when it is indented with tabs."""
-    assert compose('{\n\t"a": [1,\t"x"]\n}')[0].plain() == {"a": [1, "x"]}
+    assert compose('{\n\t"a": [1,\t"x"]\n}')[0][0].plain() == {"a": [1, "x"]}
 
 
 def test_errors_one_can_read_past_are_collected() -> None:
@@ -62,7 +62,6 @@ def test_errors_one_can_read_past_are_collected() -> None:
     [
         ("a:\n\tb: 1", 2, "spaces, not tabs"),
         ("a: 1\nb: [", 2, "not YAML"),
-        ("a: 1\n---\nb: 2", 2, "one document"),
         ("a: *x", 1, "nothing before it"),
         ("a: &x [*x]", 1, "nothing before it"),
         ("a: 1\nb: \x01", 2, "not YAML"),
@@ -92,7 +91,7 @@ def test_any_text_is_a_document_or_an_error(text: str) -> None:
     """No text makes the reader fail in another way."""
     line = 1
     try:
-        compose(text)[0].plain()
+        compose(text)[0][0].plain()
     except DocumentError as error:
         line = error.line
     assert 1 <= line <= text.count("\n") + 2

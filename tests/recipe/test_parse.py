@@ -110,10 +110,19 @@ def test_lines_of_errors(text: str, says: str) -> None:
 
 
 def test_mergekit_is_told_apart() -> None:
-    """A recipe in mergekit's dialect is not an avalanche of unknown keys."""
-    (told,) = errors("models:\n  - model: a\nmerge_method: ties\nbase_model: b\n")
-    assert told.startswith("line 3: this looks like mergekit's dialect")
-    assert "base_model -> base" in told
+    """A recipe in mergekit's dialect is read as one, and its errors are those of its own grammar."""
+    assert errors("models:\n  - model: a\nmerge_method: ties\nbase_model: b\n") == [
+        "line 2: a: ties needs weight, found none"
+    ]
+    recipe = read_recipe(
+        "models: [{model: a, parameters: {weight: 1}}, {model: b}]\nmerge_method: linear\nparameters: {weight: 2}"
+    )
+    assert [entry.parameters for entry in recipe.models] == [{"weight": 1}, {"weight": 2}]
+
+
+def test_only_mergekits_files_have_several_documents() -> None:
+    """Ours have one."""
+    assert errors("models: [a, b]\nmethod: linear\n---\nmodels: [a]\n")[0].startswith("line 4: expected one document")
 
 
 def test_mappings_have_keys_in_place_of_lines() -> None:

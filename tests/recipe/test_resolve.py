@@ -74,6 +74,26 @@ def test_gradients_run_over_depth() -> None:
     assert shared.steps_for(query(1))[0].values["t"] == 0.25
 
 
+def test_lines_rise_over_the_blocks() -> None:
+    """0.5 in the first of five blocks and outside them, 0.9 in the last; of two models 1 / 2 if it is not given."""
+    for lines in ({"alpha": 0.5, "beta": 0.4}, {"beta": 0.4}):
+        own = resolver(method={"ties": {"scale": {"lines": lines}}})
+        scales = [own.steps_for(query(block))[0].values["scale"] for block in range(5)]
+        assert scales == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+        assert [own.steps_for(place)[0].values["scale"] for place in (EMBEDDING, HEAD)] == [0.5, 0.5]
+    # A model of one block, which is as deep as any, has alpha.
+    one = Place("model.layers.0.norm.weight", Role.NORM, "model.layers", 0, 1.0)
+    assert own.steps_for(one)[0].values["scale"] == 0.5
+
+
+def test_lines_need_a_number() -> None:
+    """A word cannot rise, and what comes out is held to the parameter's bounds."""
+    with pytest.raises(RecipeError, match="does not vary over depth; found lines"):
+        resolver(method={"ties": {"scope": {"lines": {"beta": 1}}}})
+    with pytest.raises(RecipeError, match=r"density lies in \[0.0, 1.0\]; found 1.1"):
+        resolver(method={"ties": {"density": {"lines": {"alpha": 0.1, "beta": 1}}}}).steps_for(query(4))
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=6), st.floats(0, 1))
 def test_gradient_stays_within_its_numbers(gradient: list[float], depth: float) -> None:
     """A gradient meets its ends exactly and never leaves its range."""

@@ -10,7 +10,7 @@ from eutectic.recipe.document import compose
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource
 from eutectic.recipe.parse import read_recipe
 from eutectic.recipe.schema import json_schema
-from eutectic.recipe.values import SOURCES
+from eutectic.recipe.values import SOURCES, LinesScale
 
 SCHEMA = json_schema()
 PAGE = Path(__file__).parent.parent.parent / "docs" / "recipes.md"
@@ -84,7 +84,7 @@ def test_examples_of_the_docs(text: str, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "run" / "checkpoint-1").mkdir(parents=True)  # for the pattern among them
     monkeypatch.chdir(tmp_path)
     recipe = read_recipe(text)
-    assert valid(compose(text)[0].plain(), SCHEMA)
+    assert valid(compose(text)[0][0].plain(), SCHEMA)
     assert valid(recipe.to_dict(), SCHEMA)
     assert read_recipe(recipe.to_dict()) == recipe
 
@@ -144,3 +144,4 @@ def test_keys_are_those_of_the_classes() -> None:
     written = {name: set(options["properties"]) for form in forms for name, options in form["properties"].items()}
     assert written == {name: set(part.model_fields) for name, part in SOURCES.items()}
     assert set(words["enum"]) == set(SOURCES)
+    assert set(definitions["lines"]["properties"]["lines"]["properties"]) == set(LinesScale.model_fields)

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from eutectic.recipe.values import (
     EmaWeights,
+    LinesScale,
     NanWeights,
     SmaWeights,
     WmaWeights,
@@ -48,6 +49,9 @@ def test_what_is_no_text(raw: object) -> None:
         ({"nan": None}, NanWeights()),
         ({"nan": {"of": "delta", "per": "tensor", "scale": 2}}, NanWeights(of="delta", per="tensor", scale=2)),
         (NanWeights(scale=1), NanWeights(scale=1)),
+        ({"lines": {"beta": 0.4}}, LinesScale(beta=0.4)),
+        ({"lines": {"alpha": 0.5, "beta": 1}}, LinesScale(alpha=0.5, beta=1)),
+        ("lines", "lines"),
         ("sma", SmaWeights()),
         ({"wma": {}}, WmaWeights()),
         ("ema", EmaWeights(decay=0.8)),
@@ -71,6 +75,9 @@ def test_forms_of_a_value(raw: object, value: object) -> None:
         ({"nan": {"fo": "delta"}}, "unknown key 'fo'"),
         ({"nan": {"scale": "n"}}, "expected a number, found 'n'"),
         ({"nan": 3}, "expected a mapping, found 3"),
+        ({"lines": {"alpha": 1}}, "expected the key 'beta', found none"),
+        ({"lines": {"alpa": 1, "beta": 1}}, "did you mean 'alpha'"),
+        ({"lines": {"alpha": "1/m", "beta": 1}}, "expected a number, found '1/m'"),
         ({"ema": {"decay": 1.5}}, "ema.decay: expected a number from 0 to 1, found 1.5"),
         ({"ema": {"decay": "slow"}}, "ema.decay: expected a number, found 'slow'"),
         ({"ema": {"alpha": 0.1}}, "unknown key 'alpha'"),

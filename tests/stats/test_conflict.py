@@ -8,8 +8,7 @@ DELTAS = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
 
 
 def test_by_hand() -> None:
-    """1, -2 and 2: the pairs give 2 (1 * 2 + 1 * 2 + 2 * 2) = 16, its root is 4;
-    a task alone, or where others are 0, gives 0."""
+    """Pairs of 1, -2 and 2 give 2 (2 + 2 + 4) = 16, its root is 4; a task alone, or where others are 0, gives 0."""
     assert conflict(torch.tensor([[1.0, 0.1], [-2.0, 0.0], [2.0, 0.0]])).tolist() == [4.0, 0.0]
     assert conflict(torch.tensor([[0.1]])).tolist() == [0.0]
 

@@ -2,8 +2,18 @@ import pytest
 import torch
 
 from eutectic.numerics.draw import Key
+from eutectic.numerics.stages import Drop, RankedDrop, Scale, Stage
 from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen
-from eutectic.stats.weights import Energy, Gram, MagnitudeQuantile, Mass, SignBalance, Statistic
+from eutectic.stats.weights import (
+    Energy,
+    Gram,
+    MagnitudeBand,
+    MagnitudeQuantile,
+    Mass,
+    SignBalance,
+    SpreadQuantile,
+    Statistic,
+)
 
 CUT = MagnitudeQuantile(Scope.TENSOR, (0.5,))
 
@@ -26,16 +36,25 @@ def test_what_comes_first() -> None:
     """A mass above a cut, and a vote after a trim, wait for the cut."""
     assert Mass(Scope.TENSOR, cut=CUT).after == (CUT,)
     assert SignBalance(Scope.MODEL, (1.0,), CUT).after == (CUT,)
-    assert Mass(Scope.TENSOR, drawn=(0.5,)).after == ()
+    assert Mass(Scope.TENSOR, kept=Drop((0.5,), (1.0,), 0)).after == ()
+    assert Mass(Scope.TENSOR, band=MagnitudeBand(Scope.TENSOR)).after == (MagnitudeBand(Scope.TENSOR),)
+    assert Energy(Scope.TENSOR, "deltas", SpreadQuantile(Scope.TENSOR)).after == (SpreadQuantile(Scope.TENSOR),)
+
+
+def test_what_needs_whole_rows() -> None:
+    """Ranks within rows do; nothing else so far."""
+    assert Mass(Scope.TENSOR, kept=RankedDrop((0.5,), (0.1,), False, 0)).by_rows
+    assert not Mass(Scope.TENSOR, kept=Drop((0.5,), (1.0,), 0)).by_rows
+    assert not CUT.by_rows
 
 
 def test_a_slice_is_computed_when_asked_for() -> None:
     """Tensors that a statistic does not look at are not made."""
     asked = []
 
-    def deltas() -> torch.Tensor:
+    def deltas(stages: tuple[Stage, ...]) -> torch.Tensor:
         asked.append("deltas")
-        return torch.ones(2, 4)
+        return torch.ones(2, 4) * (len(stages) + 1)
 
     def tensors() -> torch.Tensor:
         asked.append("tensors")
@@ -45,6 +64,8 @@ def test_a_slice_is_computed_when_asked_for() -> None:
     assert asked == []
     assert seen.deltas.sum() == 8
     assert asked == ["deltas"]
+    assert seen.after((Scale((2.0, 2.0)),)).sum() == 16
+    asked.pop()
     assert (seen.name, seen.numel, seen.start, seen.results[CUT]) == ("w", 100, 64, (0.5,))
     Energy(Scope.TENSOR).update(Energy(Scope.TENSOR).init([Part("w", 100, (100,))], 2, False), seen)
     assert asked == ["deltas", "deltas"]

@@ -9,8 +9,10 @@ from eutectic.methods import METHODS, get
 from eutectic.methods.page import describe, page
 from eutectic.recipe.check import check, refuse
 from eutectic.recipe.globs import expand
+from eutectic.recipe.mergekit import flags as mergekit_flags
+from eutectic.recipe.mergekit.others import COMMANDS
 from eutectic.recipe.model import ModelEntry, Recipe, Rule
-from eutectic.recipe.parse import read_recipe
+from eutectic.recipe.parse import convert_recipe, read_recipe
 from eutectic.recipe.schema import json_schema
 
 Model = Checkpoint | Recipe | ModelEntry | Mapping[str, Any] | str | os.PathLike[str]
@@ -96,8 +98,14 @@ def _entry(model: Model) -> Any:
     return os.fspath(model)
 
 
-def read(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
+def read(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str], *, flags: Sequence[str] = ()) -> Recipe:
     """Reads a recipe from a YAML or JSON file, or from plain data; a `Recipe` is checked and returned as it is.
+
+    Recipes of mergekit's are read as mergekit reads them; `Recipe.notes` says what surprises in them.
+
+    Args:
+        recipe: what to read.
+        flags: of mergekit's command line, such as `["--random-seed", "7"]`, for its recipes.
 
     Raises:
         RecipeError: with file, line, what was expected, and the nearest key; everything at once.
@@ -106,8 +114,52 @@ def read(recipe: Recipe | Mapping[str, Any] | str | os.PathLike[str]) -> Recipe:
         expanded = expand(recipe, recipe.root)
         refuse(expanded.problems)
         check(expanded.recipe)  # one made from parts has not been
-        return expanded.recipe
-    return read_recipe(recipe)
+        return expanded.recipe.noted(recipe.notes)
+    return read_recipe(recipe, flags=flags)
 
 
-__all__ = ["METHODS", "Recipe", "describe_method", "explain_method", "json_schema", "merge", "read", "rule"]
+def convert(
+    recipe: Mapping[str, Any] | str | os.PathLike[str], *, keep_traps: bool = False, flags: Sequence[str] = ()
+) -> tuple[Recipe, tuple[str, ...]]:
+    """Writes a recipe of mergekit's in our dialect, and says what differs, one line each.
+
+    Args:
+        recipe: its file or plain data.
+        keep_traps: make what mergekit makes, and say what surprises in it; otherwise that is mended.
+        flags: as `read`.
+
+    Raises:
+        RecipeError: when it is no recipe of mergekit's, or asks for what cannot be.
+    """
+    return convert_recipe(recipe, keep_traps=keep_traps, flags=flags)
+
+
+def is_flag(argument: str) -> bool:
+    """Whether an argument of a command line is a flag of mergekit's that `read` takes."""
+    return mergekit_flags.is_flag(argument)
+
+
+def takes_value(flag: str) -> bool:
+    """Whether such a flag is followed by its value."""
+    return mergekit_flags.takes_value(flag)
+
+
+def replaced_command(name: str) -> str | None:
+    """Says what serves instead of a command of mergekit's; None when it has none of that name."""
+    return COMMANDS.get(name if name == "bakllama" or name.startswith("mergekit-") else f"mergekit-{name}")
+
+
+__all__ = [
+    "METHODS",
+    "Recipe",
+    "convert",
+    "describe_method",
+    "explain_method",
+    "is_flag",
+    "json_schema",
+    "merge",
+    "read",
+    "replaced_command",
+    "rule",
+    "takes_value",
+]

@@ -1,6 +1,7 @@
 """What a tensor on disk is, before a byte of it is read."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +57,13 @@ DTYPES: dict[str, DType] = {name: DType(name, bits, kind) for name, bits, kind i
 
 #: The names torch and transformers use for the types a merge can compute or write.
 TORCH_NAMES: dict[str, str] = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
+
+def widest(types: Sequence[DType]) -> DType:
+    """Returns the least float type that holds all of these: the same where they agree, else float32 or float64."""
+    if any(each.name == "F64" for each in types):
+        return DTYPES["F64"]
+    return types[0] if len(set(types)) == 1 else DTYPES["F32"]
 
 
 @dataclass(frozen=True)

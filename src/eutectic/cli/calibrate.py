@@ -16,9 +16,9 @@ def calibrate(
     offline: Offline = False,
     as_json: AsJson = False,
 ) -> None:
-    """Take the statistics of data that a recipe's methods ask for; `merge` does so by itself.
+    """Take the statistics of data that a recipe asks for, ahead of the merge.
 
-    Run the same command again to go on after a stop.
+    A merge does so by itself. Run the same command again to go on after a stop.
     """
     planned = runs.plan(recipe, memory=memory, offline=offline, store=store)
     if planned.calibration is None:

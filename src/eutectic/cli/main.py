@@ -23,6 +23,7 @@ VERBS = {
     "calibrate": "Take the statistics of data that a recipe asks for, ahead of the merge.",
     "stats": "List or delete stored statistics of data.",
     "plan": "Show what a merge costs and does.",
+    "convert": "Write a recipe of mergekit's in our dialect, its traps mended.",
     "inspect": "Show names, roles, shapes and types of a model's tensors.",
     "specialise": "Make the model of one task from an output that holds parts for several.",
     "methods": "List the methods, or show one in full.",
@@ -31,6 +32,8 @@ VERBS = {
     "schema": "Print the JSON Schema of recipes.",
     "adapter": "Extract, merge, fold and inspect adapters.",
 }
+#: Verbs that read recipes, and so take mergekit's flags beside its recipes.
+_WITH_FLAGS = ("merge", "plan", "convert")
 _DEBUG = "--debug"
 
 
@@ -83,13 +86,27 @@ def _options(
     del debug, version  # the one is taken in `main`, wherever it stands; the other has been answered
 
 
+def _theirs(given: list[str]) -> tuple[list[str], list[str]]:
+    """Takes mergekit's flags out of the arguments of a verb that reads recipes.
+
+    Raises:
+        RecipeError: for a command of mergekit's, with what serves instead.
+    """
+    if given and given[0] in _WITH_FLAGS:
+        return import_module("eutectic.cli.flags").split_flags(given)  # type: ignore[no-any-return]
+    if given and given[0] not in VERBS and not given[0].startswith("-"):
+        import_module("eutectic.cli.flags").refuse_command(given[0])
+    return given, []
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and ends the process with an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = _DEBUG in given
     given = [each for each in given if each != _DEBUG]
     try:
-        build(given)(given, prog_name="eutectic")
+        given, flags = _theirs(given)
+        build(given)(given, prog_name="eutectic", obj=flags)
     except Failure as failure:
         _report(failure.error, FAILED, debug)
     except EutecticError as error:

@@ -7,15 +7,18 @@ import typer
 
 from eutectic.api import runs
 from eutectic.cli.bar import Bar
+from eutectic.cli.flags import read_noted
 from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Store, Threads
 from eutectic.cli.show import Failure, put
-from eutectic.errors import EutecticError
+from eutectic.errors import EutecticError, OutputError
 from eutectic.quantities import format_bytes, format_seconds
 
 
 def merge(
+    context: typer.Context,
     recipe: RecipeFile,
-    out: Annotated[Path, typer.Option("--out", "-o", help="The output folder: new or empty.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="[OUT]", help="The output folder, as --out.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The output folder: new or empty.")] = None,
     memory: Memory = None,
     threads: Threads = None,
     device: Device = "cpu",
@@ -26,7 +29,9 @@ def merge(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Merge models by a recipe. Run the same command again to resume after a stop."""
-    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline, store=store)
+    out = _output(folder, out)
+    read = read_noted(recipe, context.obj)
+    planned = runs.plan(read, memory=memory, threads=threads, device=device, offline=offline, store=store)
     carry_out(planned, out, fresh=fresh, as_json=as_json, quiet=quiet)
 
 
@@ -50,3 +55,12 @@ def carry_out(planned: runs.Plan, out: Path, *, fresh: bool = False, as_json: bo
         typer.echo(f"relative error of cutting to the planned ranks: {receipt.truncation['relative_error']:.3g}")
     if receipt.non_finite:
         typer.echo(f"warning: values that are not finite in {', '.join(receipt.non_finite)}", err=True)
+
+
+def _output(folder: Path | None, out: Path | None) -> Path:
+    if folder is not None and out is not None and folder != out:
+        raise OutputError(f"expected one output folder, found {folder} and {out}")
+    found = out or folder
+    if found is None:
+        raise OutputError("expected an output folder, found none; give --out FOLDER")
+    return found

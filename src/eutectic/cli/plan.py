@@ -4,12 +4,13 @@ from typing import Annotated
 
 import typer
 
-from eutectic.api import runs
+from eutectic.api import recipes, runs
 from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Store, Threads
 from eutectic.cli.show import put
 
 
 def plan(
+    context: typer.Context,
     recipe: RecipeFile,
     memory: Memory = None,
     threads: Threads = None,
@@ -20,7 +21,8 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what a merge costs and does. Reads headers only."""
-    planned = runs.plan(recipe, memory=memory, threads=threads, device=device, offline=offline, store=store)
+    read = recipes.read(recipe, flags=context.obj or ())
+    planned = runs.plan(read, memory=memory, threads=threads, device=device, offline=offline, store=store)
     if as_json:
         put(planned.describe())
     else:

@@ -24,7 +24,9 @@ def specialise(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Make the model of one task from an output that holds parts for several, such as EMR-Merging's.
+    """Make the model of one task from an output that holds parts for several.
+
+    Methods such as EMR-Merging write such outputs.
 
     The result is a plain model folder with its receipt. Run the same command again to resume after a stop.
     """

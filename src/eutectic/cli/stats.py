@@ -18,7 +18,7 @@ def stats(
     everything: Annotated[bool, typer.Option("--delete-all", help="Delete all stored results.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the results of calibration that are stored, or delete some."""
+    """List or delete stored statistics of data."""
     chosen = [entry.digest for entry in statistics.stored(store)] if everything else delete or []
     if chosen:
         freed = sum(statistics.delete(digest, store) for digest in chosen)

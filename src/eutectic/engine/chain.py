@@ -19,7 +19,7 @@ from eutectic.numerics import kernels
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
 from eutectic.numerics.precision import round_to, widen
-from eutectic.numerics.stages import Combination, Stage
+from eutectic.numerics.stages import Combination, Stage, apply
 from eutectic.numerics.tensors import Tensor, load, torch
 from eutectic.plan.demands import read_by
 from eutectic.plan.memory import must_be_whole, part_of, site_folds
@@ -128,17 +128,27 @@ class Chain:
         key = Key(self.key.seed, self.key.name, request.position, rows.start)
         if self.fused and not request.statistic.whole:
             shown = rows.then(*self._stages_before(request.position))
-            return Seen(self.part, rows.start, key, shown, _no_tensors, _no_tensors, results)
-        shape = self.site.spec.shape if request.statistic.whole else (rows.count,)
+            return Seen(self.part, rows.start, key, shown, _no_tensors, _no_stages, results)
+        if request.statistic.whole:
+            whole, shape = rows, self.site.spec.shape
+        else:
+            whole, shape = rows.whole() if request.position or request.statistic.by_rows else rows, (rows.count,)
+        own = slice(rows.start - whole.start, rows.start - whole.start + rows.count)
 
         def tensors() -> Tensor:
-            site = self._after(rows, shape, request.position)
-            return site.tensors if site.anchor is None else torch.cat([site.base[None], site.tensors])
+            site = self._after(whole, self._shape(whole), request.position)
+            models = site.tensors.reshape(rows.n, -1)[:, own].reshape(rows.n, *shape)
+            if site.anchor is None:
+                return models
+            return torch.cat([site.base.reshape(-1)[own].reshape(1, *shape), models])
 
-        def deltas() -> Tensor:
-            return self._after(rows, shape, request.position).deltas
+        def after(stages: tuple[Stage, ...]) -> Tensor:
+            deltas = self._after(whole, self._shape(whole), request.position).deltas
+            for stage in stages:
+                deltas = apply(stage, deltas, replace(key, start=whole.start))
+            return deltas.reshape(rows.n, -1)[:, own].reshape(rows.n, *shape)
 
-        return Seen(self.part, rows.start, key, None, tensors, deltas, results)
+        return Seen(self.part, rows.start, key, None, tensors, after, results)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
@@ -209,8 +219,8 @@ class Chain:
         """The site of one chain position without its values."""
         folds = self.folds(position)
         results = {name: self.results[Request(position, fold)] for name, fold in folds.items()}
-        key = self.key.at(position)
-        return Site(self.site.spec.name, len(self.site.models), key, results, width=self.part.width)
+        key, part = self.key.at(position), self.part
+        return Site(part.name, len(self.site.models), key, results, width=part.width, numel=part.numel)
 
     def _site(self, rows: Rows, shape: tuple[int, ...]) -> Site:
         """The site before any transform, with its values on the device."""
@@ -222,8 +232,8 @@ class Chain:
             assert anchor is not None  # the plan feeds a base wherever a delta is
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
-        width = self.part.width
-        return Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes, width)
+        site = Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
+        return replace(site, width=self.part.width, numel=self.part.numel)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""
@@ -254,6 +264,10 @@ class Chain:
         method = self.site.steps[position].method
         per_model = {p.name for p in method.parameters if p.bounds.per_model}
         return {k: site.column(v) if k in per_model else v for k, v in self._values[position].items()}
+
+
+def _no_stages(_: tuple[Stage, ...]) -> Tensor:
+    return _no_tensors()
 
 
 def _no_tensors() -> Tensor:

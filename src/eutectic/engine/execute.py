@@ -314,11 +314,8 @@ def row_width(site: Merged) -> int:
 
     Slices of rows whose extras are bits take so many rows that their bits fill bytes; slices in grains always do.
     """
-    shape = site.spec.shape
-    if site.locality is not Locality.ROW:
-        return 1
-    width = max(1, shape[-1] if len(shape) > 1 else site.spec.numel)
-    return math.lcm(width, 8) if any(extra.dtype == BIT for extra in site.extras) else width
+    width = site.width
+    return math.lcm(width, 8) if width > 1 and any(extra.dtype == BIT for extra in site.extras) else width
 
 
 def pieces(stop: int, grid: int, start: int = 0) -> Iterator[tuple[int, int]]:

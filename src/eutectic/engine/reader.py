@@ -38,7 +38,17 @@ class Worker:
         return [self._extras[first:last] for first, last in pairwise(ends)]
 
     def load(self, chain: Chain, start: int, stop: int) -> Rows:
-        """Reads elements start..stop of every row of a site; the last slice read is lost."""
+        """Reads elements start..stop of every row of a site; the last slice read is lost.
+
+        Where the chain ranks within the tensor's rows, the rest of the first and the last of these is read too.
+        """
+        site, numel = chain.site, chain.part.numel
+        lead = start % site.width
+        tail = min(numel - stop, -stop % site.width)
+        whole = self._load(chain, start - lead, stop + tail)
+        return whole.part(lead, lead + stop - start)
+
+    def _load(self, chain: Chain, start: int, stop: int) -> Rows:
         site, count = chain.site, stop - start
         needed = arena_bytes(site, count)
         if len(self._arena) < needed:
@@ -63,6 +73,7 @@ class Worker:
             count,
             chain.key,
             chain.double,
+            width=site.width,
         )
 
     def _read(self, site: Merged, feed: Feed, start: int, out: Buffer) -> None:

@@ -26,6 +26,7 @@ class Receipt:
         resumed: whether it finished an earlier run's work.
         nbytes: of the weight files.
         truncation: of an adapter: the relative error of cutting its updates to their rank, in all and by tensor.
+        notes: what there was to say of the recipe and of how the models fit together, as in the plan.
     """
 
     job: str
@@ -40,6 +41,7 @@ class Receipt:
     resumed: bool
     nbytes: int
     truncation: dict[str, Any] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """Returns the receipt as a JSON document."""

@@ -86,6 +86,7 @@ def run(
             resumed,
             plan.writes,
             dict(plan.losses()) if plan.losses is not None else {},
+            list(plan.notes),
         )
         _write_text(staging.folder / RECIPE, plan.recipe.to_yaml())
         _write_text(staging.folder / "README.md", card)

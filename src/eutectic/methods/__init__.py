@@ -10,9 +10,11 @@ from typing import Any
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
+from eutectic.methods.breadcrumbs import breadcrumbs
 from eutectic.methods.consensus import consensus
 from eutectic.methods.dare import dare
 from eutectic.methods.declare import Method
+from eutectic.methods.della import della
 from eutectic.methods.doge import doge
 from eutectic.methods.emr import emr
 from eutectic.methods.fisher import fisher
@@ -22,13 +24,17 @@ from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
 from eutectic.methods.linear import linear
 from eutectic.methods.lot import lot
+from eutectic.methods.magmax import magmax
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
 from eutectic.methods.passthrough import passthrough
+from eutectic.methods.pcb import pcb
 from eutectic.methods.peft import peft
+from eutectic.methods.ram import ram
 from eutectic.methods.regmean import regmean
+from eutectic.methods.sce import sce
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
@@ -46,8 +52,10 @@ def _listed() -> Mapping[str, Method[Any]]:
     """Collects the methods of this package, then those other packages offer; a name taken twice is an error."""
     own: list[Method[Any]] = [
         arcee_fusion,
+        breadcrumbs,
         consensus,
         dare,
+        della,
         doge,
         emr,
         fisher,
@@ -57,13 +65,17 @@ def _listed() -> Mapping[str, Method[Any]]:
         karcher,
         linear,
         lot,
+        magmax,
         model_stock,
         multislerp,
         nearswap,
         nuslerp,
         passthrough,
+        pcb,
         peft,
+        ram,
         regmean,
+        sce,
         slerp,
         tall_masks,
         task_arithmetic,

@@ -21,7 +21,8 @@ from eutectic.stats.weights import Mass, restoring
 def _folds(*, density: Numbers, rescale: str) -> Mapping[str, Statistic]:
     if rescale != "l1" or min(density) >= 1:
         return {}
-    return {"all": Mass(Scope.TENSOR), "kept": Mass(Scope.TENSOR, drawn=density)}
+    kept = Drop(density, (1.0,) * len(density), 0)
+    return {"all": Mass(Scope.TENSOR), "kept": Mass(Scope.TENSOR, kept=kept)}
 
 
 def _factors(density: Numbers, rescale: str) -> Numbers:

@@ -132,6 +132,7 @@ class Needs:
         domain: which tensors it is for.
         random: draws from `site.key`; its result depends on the recipe's seed.
         float64: wants its tensors in double precision.
+        fused: `Method.fused` can express it under these hyperparameters.
         scratch: peak extra memory of the torch function, in copies of (n, *shape) in the work dtype; or a function
             `(n, shape)` that returns elements of the work dtype, where it depends on more than their product. In the
             domain FACTORS: in copies of all factors of the site, and `dense` in copies of (d_out, d_in) beside them.
@@ -149,6 +150,7 @@ class Needs:
     domain: Domain = Domain.ANY
     random: bool = False
     float64: bool = False
+    fused: bool = True
     scratch: float | Callable[[int, tuple[int, ...]], float] = 3.0
     dense: float = 0.0
     basis: Literal["none", "out", "both"] = "none"
@@ -258,8 +260,8 @@ class Method(Generic[P]):
         folds: the statistics it reads through `site.fold(name)`, given its hyperparameters (per-model ones as tuples).
         calibrated: those that take data and the models' own forward or backward passes, read in the same way.
         fused: the same function as data for the fused CPU kernels, given a site without values and the
-            hyperparameters (per-model ones as tuples); None where the kernels cannot express it. May return None for
-            hyperparameters they cannot express.
+            hyperparameters (per-model ones as tuples); None where the kernels cannot express it. `Needs.fused` says for
+            which hyperparameters it serves.
         elsewhere: what becomes of tensors outside its domain, given the number of models and its hyperparameters
             (per-model ones as tuples, those from a source left out). A transform leaves such tensors as they are.
         parameters: its schema.
@@ -276,7 +278,7 @@ class Method(Generic[P]):
     vary: Callable[..., Needs] | None
     folds: Callable[..., Mapping[str, Statistic]]
     calibrated: Callable[..., Mapping[str, Calibrated | Norm]]
-    fused: Callable[..., Fused | None] | None
+    fused: Callable[..., Fused] | None
     elsewhere: Callable[..., Elsewhere]
     parameters: tuple[Parameter, ...]
     extras: tuple[Extra, ...] = ()
@@ -384,7 +386,7 @@ def _wrap(
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]],
     calibrated: Callable[..., Mapping[str, Calibrated | Norm]],
-    fused: Callable[..., Fused | None] | None,
+    fused: Callable[..., Fused] | None,
     vary: Callable[..., Needs] | None,
     elsewhere: Callable[..., Elsewhere],
     extras: tuple[Extra, ...] = (),
@@ -411,7 +413,7 @@ def combine(
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
     calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
-    fused: Callable[..., Fused | None] | None = None,
+    fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
     elsewhere: Callable[..., Elsewhere] = averaged,
     extras: tuple[Extra, ...] = (),
@@ -428,7 +430,7 @@ def transform(
     laws: Laws,
     folds: Callable[..., Mapping[str, Statistic]] = no_folds,
     calibrated: Callable[..., Mapping[str, Calibrated | Norm]] = no_data,
-    fused: Callable[..., Fused | None] | None = None,
+    fused: Callable[..., Fused] | None = None,
     vary: Callable[..., Needs] | None = None,
 ) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that keeps the n models: it returns their new deltas, `(n, *shape)`."""

@@ -42,9 +42,7 @@ def _folds(*, rows: bool, **_: object) -> Mapping[str, Statistic]:
     return {} if rows else {"gram": Gram(Scope.TENSOR, "deltas")}
 
 
-def _fused(site: Site, *, rows: bool, angle: str, floor: float) -> Combination | None:
-    if rows:
-        return None
+def _fused(site: Site, *, rows: bool, angle: str, floor: float) -> Combination:
     t = ratio(site.fold("gram"), angle, floor)
     return Combination((1 / site.n,) * site.n, "deltas", anchor=1.0, scale=t)
 
@@ -53,7 +51,9 @@ _NEEDS = Needs(base=True, models=at_least(2), locality=Locality.ELEMENT, scratch
 
 
 def _vary(*, rows: bool, **_: object) -> Needs:
-    return Needs(base=True, models=at_least(2), locality=Locality.ROW, scratch=3.0) if rows else _NEEDS
+    if not rows:
+        return _NEEDS
+    return Needs(base=True, models=at_least(2), locality=Locality.ROW, fused=False, scratch=3.0)
 
 
 @combine(

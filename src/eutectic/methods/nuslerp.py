@@ -52,15 +52,15 @@ def _of_tensor(site: Site, weight: Numbers) -> tuple[float, float]:
     return float(start), float(end)
 
 
-def _fused(site: Site, *, weight: Numbers, of: Literal["weights", "deltas"], scope: str) -> Combination | None:
-    if scope != "tensor":
-        return None
+def _fused(site: Site, *, weight: Numbers, of: Literal["weights", "deltas"], scope: str) -> Combination:
     return Combination(_of_tensor(site, weight), of, anchor=1.0 if of == "deltas" else 0.0)
 
 
 def _vary(*, of: str, scope: str, **_: object) -> Needs:
     locality = {"tensor": Locality.ELEMENT, "row": Locality.ROW, "column": Locality.TENSOR}[scope]
-    return Needs(of == "deltas", exactly(2), locality=locality, scratch=1.0 if scope == "tensor" else 5.0)
+    if scope == "tensor":
+        return Needs(of == "deltas", exactly(2), locality=locality, scratch=1.0)
+    return Needs(of == "deltas", exactly(2), locality=locality, fused=False, scratch=5.0)
 
 
 @combine(

@@ -14,7 +14,8 @@ every cross term B_i A_j, which no adapter learnt, and depends on how an update 
 
 Departs: the rank is the recipe's (`output: rank`), by default PEFT's, which is the largest of the adapters'; `svd` and
 `cat` do not form the dense update; `cat` of rsLoRA adapters has the right scale (0.21.2 multiplies by the root of the
-rank); `svd_clamp` is missing, since its cut depends on the signs that a decomposition happens to give its vectors.
+rank); `svd_clamp` is missing, since its cut depends on the signs that a decomposition happens to give its vectors; a
+module that only one of the adapters has is scaled and not pruned.
 """
 
 from dataclasses import replace
@@ -61,7 +62,7 @@ def peft(
     density: Fraction = 0.2,
     sign: Literal["total", "frequency"] = "total",
 ) -> Factors | Tensor:
-    """Combines adapters as PEFT does: n updates (d_out, r_i) (r_i, d_in) -> one.
+    """Combines adapters as PEFT does: n updates (d_out, r_i) (r_i, d_in) -> (d_out, d_in).
 
     Args:
         type: PEFT's `combination_type`; cat and svd are exact sums, those without svd are rough where adapters differ.

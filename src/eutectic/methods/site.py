@@ -48,6 +48,7 @@ class Site:
         updates: the adapters' stored factors, where the method declared `Needs(domain=Domain.FACTORS)`.
         lanes: threads that `each` may use.
         width: elements of a row of the whole tensor (its last axis).
+        numel: elements of the whole tensor.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Site:
     are_deltas: bool = False
     lanes: int = 1
     width: int = 1
+    numel: int = 0
     updates: tuple[Factors, ...] | None = None
 
     @property

@@ -47,17 +47,22 @@ class Key:
         ]
         return np.frombuffer(b"".join(words), dtype="<u4").reshape(n, 2).copy()
 
-    def keep(self, density: tuple[float, ...], like: Tensor) -> Tensor:
-        """Returns a mask (n, *shape) that is True with probability `density[i]`, independently per element."""
-        n, count = len(density), like[0].numel()
+    def draws(self, n: int, like: Tensor) -> list[Tensor]:
+        """Returns a 32-bit number per model and element, as int64, in the shape of `like[0]`."""
+        count = like[0].numel()
         index = torch.arange(self.start, self.start + count, dtype=torch.int64, device=like.device)
         low, high = index & _MASK, index >> 32
-        masks = []
-        for share, (first, second) in zip(density, self.streams(n).tolist(), strict=True):
+        found = []
+        for first, second in self.streams(n).tolist():
             x = (low * 0x9E3779B1 + first) & _MASK
             x = ((x ^ (x >> 16)) * 0x7FEB352D) & _MASK
             x = x ^ (second ^ ((high * 0x85EBCA6B) & _MASK))
             x = ((x ^ (x >> 15)) * 0x846CA68B) & _MASK
-            draw = x ^ (x >> 16)  # products wrap in int64, which the mask makes harmless
-            masks.append(draw < threshold(share))
-        return torch.stack(masks).reshape(like.shape)
+            # Products wrap in int64, which the mask makes harmless.
+            found.append((x ^ (x >> 16)).reshape(like.shape[1:]))
+        return found
+
+    def keep(self, density: tuple[float, ...], like: Tensor) -> Tensor:
+        """Returns a mask (n, *shape) that is True with probability `density[i]`, independently per element."""
+        draws = self.draws(len(density), like)
+        return torch.stack([draw < threshold(share) for share, draw in zip(density, draws, strict=True)])

@@ -7,6 +7,7 @@ result depends neither on slices nor on threads. Sums are kept per `GRAIN` eleme
 for the same reason: whoever adds them later adds the same numbers in the same order.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +16,19 @@ from numpy.typing import NDArray
 
 from eutectic.numerics import loops, rowloops, unrolled
 from eutectic.numerics.draw import Key, threshold
-from eutectic.numerics.stages import Clip, Combination, Drop, RowScale, RowTrim, Scale, Stage, Trim
+from eutectic.numerics.stages import (
+    Band,
+    Clip,
+    Combination,
+    Drop,
+    Ranked,
+    RowScale,
+    RowTrim,
+    Scale,
+    Select,
+    Stage,
+    Trim,
+)
 
 #: Elements per partial sum; slices start at multiples of it.
 GRAIN = 65536
@@ -26,10 +39,19 @@ BINS = 1 << 18
 
 CODES: dict[str, int] = {"F64": 0, "F32": 1, "F16": 2, "BF16": 3}
 ITEMSIZE = (8, 4, 2, 2)
-_TRIM, _DROP, _SCALE, _CLIP, _ROW_SCALE, _ROW_TRIM = 0, 1, 2, 3, 4, 5
 _MARKS = {None: 0, "agrees": 1, "near": 2}
 _NO_BITS = np.zeros(0, np.uint8)
-_AVERAGES = {"sum": 0, "agree_sum": 1, "agree_count": 2, "agree_weight": 3, "agree_max": 4, "unified": 5}
+_AVERAGES = {
+    "sum": loops.ALL,
+    "agree_sum": loops.AGREE_SUM,
+    "agree_count": loops.AGREE_COUNT,
+    "agree_weight": loops.AGREE_WEIGHT,
+    "agree_max": loops.AGREE_MAX,
+    "unified": loops.UNIFIED,
+    "plain": loops.AGREE_PLAIN,
+    "active": loops.ACTIVE,
+    "largest": loops.LARGEST,
+}
 
 Bytes = NDArray[np.uint8]
 Ints = NDArray[np.int64]
@@ -52,6 +74,8 @@ class Rows:
         double: compute in float64 instead of float32.
         stages: applied to the deltas on load.
         every: a sample is wanted: counts look at one block in so many.
+        width: elements of one of the tensor's rows, for stages that rank within rows.
+        lead, tail: how many elements lie in `raw` before and behind the slice: the rest of its first and last row.
     """
 
     raw: Bytes
@@ -65,6 +89,9 @@ class Rows:
     double: bool = False
     stages: tuple[Stage, ...] = ()
     every: int = 1
+    width: int = 1
+    lead: int = 0
+    tail: int = 0
 
     @property
     def n(self) -> int:
@@ -74,7 +101,21 @@ class Rows:
     def part(self, start: int, stop: int) -> "Rows":
         """Returns elements `start..stop` of this slice, counted from its first."""
         sizes = np.array([ITEMSIZE[code] for code in self.codes], dtype=np.int64)
-        return replace(self, offsets=self.offsets + start * sizes, start=self.start + start, count=stop - start)
+        return replace(
+            self,
+            offsets=self.offsets + start * sizes,
+            start=self.start + start,
+            count=stop - start,
+            lead=self.lead + start,
+            tail=self.tail + self.count - stop,
+        )
+
+    def whole(self) -> "Rows":
+        """Returns the rows of the tensor that this slice touches, from the first element to the last."""
+        width = max(1, self.width)
+        first = self.start // width * width - self.start
+        last = -(-(self.start + self.count) // width) * width - self.start
+        return self.part(first, last)
 
     def sampled(self, every: int) -> "Rows":
         """Returns the same slice, of which counts look at one block in `every`."""
@@ -85,43 +126,83 @@ class Rows:
         return replace(self, stages=self.stages + stages) if stages else self
 
 
-Place = tuple[Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any, Any, int]
+Place = tuple[
+    Bytes, Ints, Ints, NDArray[np.bool_], bool, int, int, Ints, Any, NDArray[np.uint32], Any, Any, Any, int, Any
+]
 
 
 def _place(rows: Rows, kept: int = 0) -> Place:
-    """What every loop takes: where the rows are, the stages as arrays, and scratch for the work rows."""
-    work = np.float64 if rows.double else np.float32
+    """What every loop takes: where the rows are, the stages as arrays, ranked stages' factors, and scratch."""
     kinds, numbers, keys = _table(rows)
-    bits, scratch = np.zeros(loops.BLOCK, np.uint32), np.zeros(loops.KEPT + kept * loops.BLOCK, work)
+    ranked = [at for at, stage in enumerate(rows.stages) if isinstance(stage, Ranked)]
+    if not ranked:
+        return _placed(rows, kinds, numbers, keys, np.zeros((0, 0, 0), _work(rows)), kept)
+    whole = rows.whole()
+    # A loop goes over whole blocks, whatever lies behind the last element.
+    marks = np.zeros((len(ranked), rows.n, whole.count + loops.BLOCK), _work(rows))
+    for number, at in enumerate(ranked):
+        place = _placed(whole, kinds, numbers, keys, marks, 0)
+        limits, factors = rows.stages[at].chances(max(1, rows.width))  # type: ignore[union-attr]
+        streams = rows.key.at(rows.stages[at].step).streams(rows.n)  # type: ignore[union-attr]
+        peaks = np.where(np.ptp(factors, axis=1) == 0, limits.argmax(1), -1)
+        loops.rank(place, at, max(1, rows.width), streams, limits, factors.astype(_work(rows)), peaks, marks[number])
+        keys[at, :, 0], keys[at, :, 1] = number, 0  # later stages' ranks are taken over the same whole rows
+    keys[ranked, :, 1] = rows.start - whole.start
+    return _placed(rows, kinds, numbers, keys, marks, kept)
+
+
+def _work(rows: Rows) -> Any:
+    return np.float64 if rows.double else np.float32
+
+
+def _placed(rows: Rows, kinds: Ints, numbers: Any, keys: NDArray[np.uint32], marks: Any, kept: int) -> Place:
+    bits, scratch = np.zeros(loops.BLOCK, np.uint32), np.zeros(loops.KEPT + kept * loops.BLOCK, _work(rows))
     rows_of = (rows.raw, rows.offsets, rows.codes, rows.is_delta, rows.has_base, rows.start, rows.count)
     by_row = [stage for stage in rows.stages if isinstance(stage, RowScale | RowTrim)]
     assert len(by_row) < 2, "one stage by rows in a chain"
     factors, width = (by_row[0].factor, by_row[0].width) if by_row else (np.zeros(0), 1)
-    return (*rows_of, kinds, numbers.astype(work), keys, bits, scratch, factors.astype(work), width)
+    return (*rows_of, kinds, numbers, keys, bits, scratch, factors.astype(_work(rows)), width, marks)
 
 
-def _table(rows: Rows) -> tuple[Ints, Floats, NDArray[np.uint32]]:
-    """Writes the stages as arrays: kinds (k), numbers (k, n), draw keys (k, n, 3)."""
+def _table(rows: Rows) -> tuple[Ints, Any, NDArray[np.uint32]]:
+    """Writes the stages as arrays: kinds (k), numbers (k, n, 2), and (k, n, 3) draw keys or places in the marks."""
     k, n = len(rows.stages), rows.n
-    kinds, numbers = np.zeros(k, np.int64), np.zeros((k, n), np.float64)
+    kinds, numbers = np.zeros(k, np.int64), np.zeros((k, n, 2), np.float64)
     keys = np.zeros((k, n, 3), np.uint32)
     for at, stage in enumerate(rows.stages):
         if isinstance(stage, Trim):
-            kinds[at], numbers[at] = _TRIM, stage.cut
+            kinds[at], numbers[at, :, 0] = loops.TRIM, stage.cut
+        elif isinstance(stage, Band):
+            kinds[at], numbers[at, :, 0], numbers[at, :, 1] = loops.BAND, stage.low, stage.high
+        elif isinstance(stage, Select):
+            kinds[at], numbers[at, :, 0] = loops.SELECT, stage.cut
+        elif isinstance(stage, Ranked):
+            kinds[at] = loops.RANKED
         elif isinstance(stage, Scale):
-            kinds[at], numbers[at] = _SCALE, stage.factor
+            kinds[at], numbers[at, :, 0] = loops.SCALE, stage.factor
         elif isinstance(stage, Clip):
-            kinds[at], numbers[at] = _CLIP, stage.limit
+            kinds[at], numbers[at, :, 0] = loops.CLIP, stage.limit
         elif isinstance(stage, RowScale):
-            kinds[at] = _ROW_SCALE
+            kinds[at] = loops.ROW_SCALE
         elif isinstance(stage, RowTrim):
-            kinds[at], numbers[at] = _ROW_TRIM, stage.cut
+            kinds[at], numbers[at, :, 0] = loops.ROW_TRIM, stage.cut
         elif isinstance(stage, Drop):
             limits = np.array([threshold(density) for density in stage.density])
-            kinds[at], numbers[at] = _DROP, np.where(limits > 0, stage.factor, 0.0)
+            kinds[at], numbers[at, :, 0] = loops.DROP, np.where(limits > 0, stage.factor, 0.0)
             keys[at, :, :2] = rows.key.at(stage.step).streams(n)
             keys[at, :, 2] = np.maximum(limits, 1) - 1  # the last draw that keeps: the first that drops may not fit
-    return kinds, numbers, keys
+    return kinds, numbers.astype(_work(rows)), keys
+
+
+def _chunks(rows: Rows) -> Iterator[Rows]:
+    """Cuts a slice so that the factors of ranked stages stay in the cache; others need no cutting."""
+    if not any(isinstance(stage, Ranked) for stage in rows.stages):
+        yield rows
+        return
+    step = rows.every * loops.BLOCK if rows.every > 1 else GRAIN
+    for start in range(0, max(1, rows.count), step):
+        stop = min(rows.count, start + (loops.BLOCK if rows.every > 1 else GRAIN))
+        yield replace(rows.part(start, stop), every=1)
 
 
 def warm(double: bool) -> None:
@@ -143,18 +224,25 @@ def combine(rows: Rows, how: Combination, out: Bytes, out_code: int, marked: Byt
         bad = _combine_common(rows.then(*how.stages), how, out.view(np.uint16))
         if bad is not None:
             return bad
-    work = np.float64 if rows.double else np.float32
     marks = how.marks if how.marks is not None and (len(marked) or how.marks.least) else None
-    place = _place(rows.then(*how.stages), rows.n if how.average == "unified" else 0)
-    bare = place
-    if marks is not None and how.stages:  # the same rows and scratch, without the stages of the combination itself
-        kinds, numbers, keys = _table(rows)
-        bare = (*place[:7], kinds, numbers.astype(work), keys, *place[10:])
     kind, least = (0, 0) if marks is None else (_MARKS[marks.where], marks.least)
-    settings = np.array([_AVERAGES[how.average], how.tie, how.of == "deltas", kind, least], np.int64)
-    weight, scales = np.array(how.weight).astype(work), np.array([how.anchor, how.scale]).astype(work)
-    share = np.array(marks.share if marks is not None else ()).astype(work)
-    return int(loops.combine(place, bare, weight, scales, settings, share, marked, out, out_code))
+    average = _AVERAGES["plain" if how.vote == "plain" else how.average]
+    settings = np.array([average, how.tie, how.of == "deltas", kind, least], np.int64)
+    weight = np.array(how.weight).astype(_work(rows))
+    scales = np.array([how.anchor, how.scale, how.floor]).astype(_work(rows))
+    share = np.array(marks.share if marks is not None else ()).astype(_work(rows))
+    size, own = ITEMSIZE[out_code], len(rows.stages)
+    lost = 0
+    # Marks are laid out model after model over the slice, so it stays in one piece where they are made.
+    whole = rows.then(*how.stages)
+    for part in [whole] if len(marked) else _chunks(whole):
+        place = _place(part, rows.n if how.average == "unified" else 0)
+        # The same rows and scratch, without the stages of the combination itself.
+        bare = (*place[:7], place[7][:own], place[8][:own], place[9][:own], *place[10:])
+        first = (part.start - rows.start) * size
+        target = out[first : first + part.count * size]
+        lost += int(loops.combine(place, bare, weight, scales, settings, share, marked, target, out_code))
+    return lost
 
 
 def gram(rows: Rows, of_weights: bool) -> Floats:
@@ -177,10 +265,19 @@ def _products(rows: Rows, of_weights: bool, diagonal: bool) -> Floats:
     if _common(rows) and 0 < p <= unrolled.MOST + 1 and not rows.stages and (of_weights or rows.has_base):
         arrays = _arrays(rows)
         base, shown = (None, arrays) if of_weights else (arrays[0], arrays[1:])
+        if of_weights and len(shown) == 2 and not diagonal:
+            unrolled.pairs(*shown, out)
+            return out
         unrolled.gram(base, shown, diagonal, out)
         return out
-    loops.gram(_place(rows, p), of_weights, diagonal, out)
+    for part in _chunks(rows):
+        loops.gram(_place(part, p), of_weights, diagonal, _from_grain(out, rows, part))
     return out
+
+
+def _from_grain(out: Floats, rows: Rows, part: Rows) -> Floats:
+    """Returns the sums of a slice from the grain on in which a part of it begins."""
+    return out[(part.start - rows.start) // GRAIN :]
 
 
 def divergence(rows: Rows, width: int, eps: float) -> Floats:
@@ -196,7 +293,8 @@ def divergence(rows: Rows, width: int, eps: float) -> Floats:
 def mass(rows: Rows) -> Floats:
     """Sums of magnitudes of the deltas after the stages, per `GRAIN` elements: (grains, n)."""
     out = np.zeros((-(-rows.count // GRAIN), rows.n), np.float64)
-    loops.mass(_place(rows), out)
+    for part in _chunks(rows):
+        loops.mass(_place(part), _from_grain(out, rows, part))
     return out
 
 
@@ -212,22 +310,42 @@ def elected(rows: Rows) -> Floats:
 
 
 def magnitudes(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> None:
-    """Counts magnitudes in a window per model, adding to `below` (n) and `bins` (n, BINS).
+    """Counts magnitudes in k windows per model, adding to `below` (k n) and `bins` (k n, BINS).
 
-    A magnitude is the bit pattern of |delta| in the work dtype, whose order is the order of the values. Bin b of model
-    i holds patterns p with `(p - low[i]) >> shift[i] == b`; `below` counts those under the window.
+    A magnitude is the bit pattern of |delta| in the work dtype, whose order is the order of the values. Window i is one
+    of model i % n; its bin b holds patterns p with `(p - low[i]) >> shift[i] == b`; `below` counts those under it.
     """
     if _common(rows) and rows.has_base and (stages := _stages(rows)) is not None:
         _count_common(rows, stages, low, shift, below, bins)
         return
     count = loops.magnitudes64 if rows.double else loops.magnitudes32
-    count(_place(rows), low, shift, below, bins, rows.every)
+    for part in _chunks(rows):
+        count(_place(part), low, shift, below, bins, part.every)
+
+
+def tally(patterns: NDArray[np.uint64], low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> None:
+    """Counts patterns (n, elements) that were made elsewhere, as `magnitudes` counts those of the deltas."""
+    loops.tally(patterns, low, shift, below, bins)
+
+
+def spreads(rows: Rows, low: NDArray[np.uint64], shift: Ints, below: Ints, bins: Ints) -> int:
+    """Counts the elements' spreads over the models in one window, as `magnitudes` does; returns how many are 0."""
+    count = loops.spreads64 if rows.double else loops.spreads32
+    return sum(int(count(_place(part), low, shift, below, bins, part.every)) for part in _chunks(rows))
+
+
+def overlaps(rows: Rows) -> Ints:
+    """Counts, (n, 2), of each model's deltas those that are not zero, and those where no other model's is not."""
+    out = np.zeros((rows.n, 2), np.int64)
+    for part in _chunks(rows):
+        loops.overlaps(_place(part), out)
+    return out
 
 
 def votes(rows: Rows, weight: tuple[float, ...]) -> int:
     """Returns how many elements elect plus, less how many elect minus, by the weighted mass of the deltas."""
-    work = np.float64 if rows.double else np.float32
-    return int(loops.votes(_place(rows), np.array(weight).astype(work)))
+    shares = np.array(weight).astype(_work(rows))
+    return sum(int(loops.votes(_place(part), shares)) for part in _chunks(rows))
 
 
 # ---- the common case -----------------------------------------------------------------------------------------------
@@ -257,20 +375,28 @@ def _stages(rows: Rows) -> Stages | None:
     """Returns the stages as `unrolled` takes them; None when they are not a drop, a trim and a scale, in this order."""
     kinds, numbers, keys = _table(rows)
     found = kinds.tolist()
-    if found not in ([], [_DROP], [_TRIM], [_SCALE], [_DROP, _TRIM], [_DROP, _SCALE], [_TRIM, _SCALE]):
+    if found not in (
+        [],
+        [loops.DROP],
+        [loops.TRIM],
+        [loops.SCALE],
+        [loops.DROP, loops.TRIM],
+        [loops.DROP, loops.SCALE],
+        [loops.TRIM, loops.SCALE],
+    ):
         return None
     draws: tuple[Words, Words, Words, Singles] | None = None
     cuts: Singles | None = None
     factors: Singles | None = None
     for kind, own, key in zip(found, numbers, keys, strict=True):
-        if kind == _DROP:
+        if kind == loops.DROP:
             first = np.uint32(rows.start * 0x9E3779B1 & 0xFFFFFFFF)
             high = np.uint32((rows.start >> 32) * 0x85EBCA6B & 0xFFFFFFFF)
-            draws = (tuple(key[:, 0] + first), tuple(key[:, 1] ^ high), tuple(key[:, 2]), _singles(own))
-        elif kind == _TRIM:
-            cuts = _singles(own)
+            draws = (tuple(key[:, 0] + first), tuple(key[:, 1] ^ high), tuple(key[:, 2]), _singles(own[:, 0]))
+        elif kind == loops.TRIM:
+            cuts = _singles(own[:, 0])
         else:
-            factors = _singles(own)
+            factors = _singles(own[:, 0])
     if cuts is None and factors is None:
         return draws, None
     return draws, (cuts or _singles([0.0] * rows.n), factors or _singles([1.0] * rows.n))  # these change nothing
@@ -285,6 +411,8 @@ def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> in
         return int(unrolled.average(arrays[rows.has_base :], weight, scale, out)) if plain else None
     stages = _stages(rows)
     shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}
+    if how.vote == "plain" or how.floor:
+        return None
     if stages is None or not rows.has_base or anchor == 0 or how.average not in {"sum", *shares}:
         return None
     if how.average == "sum":
@@ -297,10 +425,12 @@ def _count_common(rows: Rows, stages: Stages, low: NDArray[np.uint64], shift: In
     """Does what `magnitudes` does."""
     draws, trims = stages
     base, *models = _arrays(rows)
-    for j, row in enumerate(models):
+    for window in range(len(low)):
+        j = window % len(models)
         cut, factor = (np.float32(0), np.float32(1)) if trims is None else (trims[0][j], trims[1][j])
         draw = None if draws is None else tuple(part[j] for part in draws)
-        room = 0xFFFFFFFF - int(low[j])
-        width = np.uint32(min(room, (bins.shape[1] << int(shift[j])) - 1))
-        lowest, by = np.uint32(low[j]), np.uint32(shift[j])
-        below[j] += unrolled.count(base, row, cut, factor, draw, lowest, width, by, rows.every, bins[j])
+        room = 0xFFFFFFFF - int(low[window])
+        width = np.uint32(min(room, (bins.shape[1] << int(shift[window])) - 1))
+        lowest, by = np.uint32(low[window]), np.uint32(shift[window])
+        counted = lowest, width, by, rows.every, bins[window]
+        below[window] += unrolled.count(base, models[j], cut, factor, draw, *counted)

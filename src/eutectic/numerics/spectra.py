@@ -9,10 +9,10 @@ Three ways lead to the singular vectors of a matrix A (m, n):
 - *low rank*: when a sketch of A shows that few directions hold all of it, as the deltas of adapters, those directions
   are split off by QR, and the Gram way is taken in them.
 
-float32 matrices go the last two ways (e = 1e-16). Directions with s_i <= 16 eps32 s_1, which rounding to float32 alone
-may have made, are dropped on every way: at this edge the Gram way's error is 3e-5 of the value, and it falls with the
-square of the distance. What the low-rank way leaves out is at most 16 eps32 |A| in the Frobenius norm. float64
-matrices, and those whose caller asks for `exact`, go the plain way.
+float32 matrices go the last two ways (e = 1e-16). Directions with s_i <= 4 eps32 s_1, which rounding to float32 alone
+may have made, are dropped: at this edge the Gram way's error is 5e-4 of the value, and it falls with the square of the
+distance. What the low-rank way leaves out is at most 16 eps32 |A| in the Frobenius norm. float64 matrices, and those
+whose caller asks for `exact`, go the plain way, whose own rounding makes directions of up to 16 eps s_1, which go too.
 
 A NaN or infinity anywhere makes every number of the result NaN; nothing raises. Nothing here starts threads.
 """
@@ -23,8 +23,9 @@ from itertools import pairwise
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
 
-#: Singular values up to so many units of roundoff of the largest are none.
-_NULL = 16
+#: Singular values up to so many units of roundoff of the largest are none: of data rounded once, and of an algorithm
+#: that rounds at every step.
+_ROUNDED, _COMPUTED = 4, 16
 #: Rows of a matrix that are widened to float64 at once.
 _ROWS = 1024
 #: A Gram matrix is made in so many column blocks; those below the diagonal are not computed.
@@ -129,11 +130,11 @@ def low_rank(matrix: Tensor) -> Svd | None:
     sketch = matrix @ (2 * signs.to(matrix) - 1)
     q, r = torch.linalg.qr(sketch.double())
     eps, sizes = torch.finfo(matrix.dtype).eps, r.diagonal().abs()
-    if float(sizes.min()) > 4 * _NULL * eps * float(sizes.max()):
+    if float(sizes.min()) > 4 * _COMPUTED * eps * float(sizes.max()):
         return None
     inside = times(matrix.T, q).T  # (width, n)
     rest = float(matrix.double().square().sum() - inside.square().sum())
-    if rest > (_NULL * eps) ** 2 * float(inside.square().sum()):
+    if rest > (_COMPUTED * eps) ** 2 * float(inside.square().sum()):
         return None
     values, vectors = _eigen(inside @ inside.T)
     s = values.clamp(min=0).sqrt()
@@ -194,7 +195,7 @@ def _plain(matrix: Tensor, most: int, least: float) -> Svd:
         nan = float("nan")
         return Svd(matrix.new_full((m, most), nan), matrix.new_full((most,), nan), matrix.new_full((n, most), nan))
     u, s, vt = torch.linalg.svd(matrix, full_matrices=False)
-    kept = _kept(s[:most], matrix, least)
+    kept = _kept(s[:most], matrix, least, _COMPUTED)
     return Svd(u[:, :kept], s[:kept], vt[:kept].T)
 
 
@@ -206,9 +207,9 @@ def _eigen(grams: Tensor) -> tuple[Tensor, Tensor]:
     return values.flip(0), vectors.flip(1)
 
 
-def _kept(s: Tensor, matrix: Tensor, least: float = 0.0) -> int:
+def _kept(s: Tensor, matrix: Tensor, least: float = 0.0, units: int = _ROUNDED) -> int:
     """How many of the leading singular values are not numerically zero in a matrix of this dtype and shape."""
     if not len(s):
         return 0
-    least = max(least, float(s[0]) * _NULL * torch.finfo(matrix.dtype).eps)
+    least = max(least, float(s[0]) * units * torch.finfo(matrix.dtype).eps)
     return int((~(s <= least)).sum())  # a NaN is kept, so that it is seen

@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.sidecars import Sidecar
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
@@ -61,6 +62,7 @@ def build(
         RecipeError: when the recipe asks for what cannot be.
     """
     _check_deltas(base, models)
+    rounded = _roundings(recipe, [*([base] if base else []), *models])
     bridged = bridge(recipe, base, models, donor)
     if bridged is not None:
         base, models = bridged.base, bridged.models
@@ -107,7 +109,7 @@ def build(
         device,
         int(costs) + copies,
         costs / sum(once) if sum(once) else 1.0,
-        (*(bridged.notes if bridged else ()), *report.summary()),
+        (*recipe.notes, *rounded, *(bridged.notes if bridged else ()), *report.summary()),
         job_of(recipe, fingerprints, (*layout.shards, *tasks.shards), sidecars, version, device),
         fingerprints,
         tasks,
@@ -140,6 +142,15 @@ def _tasks(recipe: Recipe, merged: Sequence[Merged], has_base: bool, metadata: M
             for feed in site.models:
                 specs[feed.source - has_base].append(spec)
     return lay_out_tasks(recipe.names, specs, metadata)
+
+
+def _roundings(recipe: Recipe, inputs: Sequence[Checkpoint]) -> list[str]:
+    """Says which inputs are rounded before they are merged."""
+    return [
+        f"{checkpoint.reference}: rounded to {recipe.input_dtype} before it is merged"
+        for checkpoint in inputs
+        if isinstance(checkpoint.source, Cast)
+    ]
 
 
 def default_memory() -> int:

@@ -32,14 +32,17 @@ class Sorted:
 
     @property
     def modules(self) -> list[str]:
-        """The modules stored in full, by name; biases of other modules are not among them."""
-        own = (name.rpartition(".")[0] for key, name in self.saved.items() if ".base_layer." not in key)
-        return sorted(set(own))
+        """The modules stored in full, by name; those of which only the bias is stored are not among them."""
+        return sorted({module for module, _, leaf in self._parts if leaf != "bias"})
 
     @property
     def biases(self) -> bool:
-        """Whether biases of modules with factors are stored in full."""
-        return any(".base_layer." in key for key in self.saved)
+        """Whether biases of other modules are stored in full."""
+        return any(leaf == "bias" and module not in self.modules for module, _, leaf in self._parts)
+
+    @property
+    def _parts(self) -> list[tuple[str, str, str]]:
+        return [name.rpartition(".") for name in self.saved.values()]
 
 
 def dense_sites(recipe: Recipe, deltas: Sequence[Checkpoint], base: Checkpoint | None, layout: Layout) -> Sorted:
@@ -123,7 +126,7 @@ def _specs(deltas: Sequence[Checkpoint]) -> dict[str, TensorSpec]:
 
 
 def _dtype(recipe: Recipe, base: Checkpoint | None, name: str, spec: TensorSpec) -> DType:
-    if recipe.output.dtype != "as-base":
+    if recipe.output.dtype in TORCH_NAMES:
         return DTYPES[TORCH_NAMES[recipe.output.dtype]]
     held = base.source.header.get(name) if base is not None else None
     return spec.dtype if held is None else held.dtype

@@ -220,7 +220,7 @@ def factor_sites(recipe: Recipe, models: Sequence[Checkpoint], layout: Layout, r
                 tuple(FactorFeed(number, each.pair, spec.shape[0]) for number, each, spec, _ in parts if each.pair),
                 steps,
                 None if weights is None else tuple(weights[number] for number in present),
-                a.dtype if wanted == "as-base" else DTYPES[TORCH_NAMES[wanted]],
+                DTYPES[TORCH_NAMES[wanted]] if wanted in TORCH_NAMES else a.dtype,
             )
         )
     if problems:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.checkpoint.spec import DTYPES, TORCH_NAMES, DType, TensorSpec
+from eutectic.checkpoint.spec import DTYPES, TORCH_NAMES, DType, TensorSpec, widest
 from eutectic.errors import MismatchError, RecipeError
 from eutectic.layout.layout import Place, with_block
 from eutectic.layout.match import Kind, Match, Report
@@ -260,9 +260,9 @@ class Decider:
             names = ", ".join(step.method.name for step in steps)
             self.fates.problems.append(f"{output.name}: {names} needs the base's tensor, and the base lacks it")
             return
-        stored = self._stored(output.name, base, models)
-        spec = TensorSpec(output.name, shape, stored)
         feed = self._feed(base, 0) if wants_base and base is not None else None
+        read = base if feed is not None or self.recipe.output.dtype != "promote" else None
+        spec = TensorSpec(output.name, shape, self._stored(output.name, read, models))
         for need, step in zip(needs, steps, strict=True):
             count = len(models) + (1 if need.base_counts and feed is not None else 0)
             if count < need.models.low or (need.models.high is not None and count > need.models.high):
@@ -333,8 +333,10 @@ class Decider:
 
     def _stored(self, name: str, base: TensorSpec | None, models: tuple[Feed, ...]) -> DType:
         wanted = self.recipe.output.dtype
-        if wanted != "as-base":
+        if wanted in TORCH_NAMES:
             return DTYPES[TORCH_NAMES[wanted]]
+        if wanted == "promote":
+            return widest([feed.dtype for feed in models if not feed.delta] + ([base.dtype] if base else []))
         if name in self._types:
             return self._types[name]
         return base.dtype if base is not None else models[0].dtype
@@ -344,7 +346,7 @@ class Decider:
         feed = self._feed(spec, source)
         wanted = self.recipe.output.dtype
         own = self._types.get(name, spec.dtype)
-        stored = DTYPES[TORCH_NAMES[wanted]] if wanted != "as-base" and spec.dtype.mergeable else own
+        stored = DTYPES[TORCH_NAMES[wanted]] if wanted in TORCH_NAMES and spec.dtype.mergeable else own
         out = TensorSpec(name, spec.shape, stored)
         self.fates.copied.append(Copied(out, feed, why))
         self.fates.order.append(out)

@@ -8,6 +8,7 @@ from typing import Any
 from eutectic.checkpoint.config_changes import ConfigChanges
 from eutectic.checkpoint.sidecars import Sidecar, plan_sidecars
 from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.spec import TORCH_NAMES
 from eutectic.errors import CheckpointError, RecipeError, nearest
 from eutectic.layout.layout import Place
 from eutectic.layout.match import Report
@@ -110,7 +111,10 @@ def _changes(recipe: Recipe, report: Report, decider: Decider, fates: Fates, bri
         role = next(iter(report.matches.values())).place.role
         places = [Place(f"{decider.stack}.{b}.", role, decider.stack, b, 0.0) for b in range(total)]
         blocks = {decider.stack: [decider.resolver.inputs_for(place)[0].block or 0 for place in places]}
-    dtype = None if recipe.output.dtype == "as-base" else recipe.output.dtype
+    dtype: str | None = None if recipe.output.dtype == "as-base" else recipe.output.dtype
+    if dtype == "promote":
+        found = {site.spec.dtype.name for site in fates.merged}
+        dtype = next((torch for torch, name in TORCH_NAMES.items() if found == {name}), None)
     if bridged is not None:
         moved = any(old != new for old, new in bridged.numbers.items())
         return ConfigChanges(

@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.open import Located, is_adapter, is_adapter_file, locate, open_located, parse_reference
 from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.spec import DTYPES, TORCH_NAMES
 
 if TYPE_CHECKING:  # recipes know the methods and so load torch, which opening a model does not need
     from eutectic.recipe.model import Recipe
@@ -67,6 +69,8 @@ def open_inputs(
 ) -> tuple[Checkpoint | None, tuple[Checkpoint, ...]]:
     """Opens the base and the models of a recipe; `stage` opens those that are recipes themselves.
 
+    Where the recipe has an `input_dtype`, they are shown rounded to it.
+
     Raises:
         CheckpointError: when a model is missing or broken.
         MismatchError: when an adapter does not fit the base.
@@ -76,18 +80,20 @@ def open_inputs(
     try:
         if recipe.base is not None:
             base = open_input(recipe.base, root=recipe.root, pickles=recipe.pickles, offline=offline)
+            base = _rounded(base, recipe)
         for entry in recipe.models:
             if entry.recipe is not None:
                 inner = entry.recipe if entry.recipe.root else entry.recipe.model_copy(update={"root": recipe.root})
-                opened.append(stage(inner))
+                opened.append(_rounded(stage(inner), recipe))
             else:
                 assert entry.model is not None  # one of the two, the recipe's model checks
                 how: Options = {"root": recipe.root, "pickles": recipe.pickles, "offline": offline}
-                opened.append(
+                found = (
                     _open_task(entry.model, entry.task, entry.base, how)
                     if entry.task is not None
                     else open_input(entry.model, base=base, **how)
                 )
+                opened.append(_rounded(found, recipe))
     except BaseException:
         for each in [*([base] if base else []), *opened]:
             each.source.close()
@@ -123,6 +129,16 @@ def open_donor(recipe: "Recipe", *, offline: bool = False) -> Checkpoint | None:
     if donor is None:
         return None
     return open_input(donor, root=recipe.root, pickles=recipe.pickles, offline=offline)
+
+
+def _rounded(checkpoint: Checkpoint, recipe: "Recipe") -> Checkpoint:
+    """The checkpoint in the recipe's `input_dtype`; as it is where nothing would be rounded."""
+    if recipe.input_dtype == "stored":
+        return checkpoint
+    dtype = DTYPES[TORCH_NAMES[recipe.input_dtype]]
+    if all(spec.dtype == dtype or not spec.dtype.mergeable for spec in checkpoint.source.header.values()):
+        return checkpoint
+    return replace(checkpoint, source=Cast(checkpoint.source, dtype))
 
 
 def _rooted(reference: str, root: Path | None) -> str:

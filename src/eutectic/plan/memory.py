@@ -27,6 +27,8 @@ KEPT = 2
 MAPPED = 32 << 20
 
 
+#: Bytes that ranking a row takes an element of it, tables included.
+RANKING = 96
 #: Rows of a slice begin at multiples of this many bytes.
 ALIGN = 64
 
@@ -72,9 +74,10 @@ def _slice_bytes(site: Merged, elements: int, double: bool, fused: bool, wholes:
     """
     rows = sum(elements * feed.dtype.bits // 8 + 64 for feed in site.feeds)
     out = elements * site.spec.dtype.bits // 8 + sum(extras_bytes(site, 0, elements))
-    if fused and not wholes:
-        return rows + out
     work, n = 8 if double else 4, len(site.models)
+    if fused and not wholes:
+        ranked = min(site.spec.numel, GRAIN + 2 * site.width) if site.width > 1 else 0
+        return rows + out + ranked * n * len(site.steps) * work + RANKING * site.width
     shape = site.spec.shape if elements == site.spec.numel else (elements,)
     scratch = [0.0] if fused else [_scratch(step, n, shape) for step in site.steps]
     scratch += [statistic.scratch(n, shape) for statistic in wholes]
@@ -124,7 +127,9 @@ class _Costs:
         return max((self.of(site, self._grid(site, elements)) for site in sites), default=0)
 
     def _grid(self, site: Merged, elements: int) -> int:
-        if site.locality is Locality.ROW or id(site) in self.by_rows:
+        if site.width > 1:  # a statistic's slices end within rows, which are read to their ends
+            return min(site.spec.numel, max(elements, site.width) + 2 * site.width)
+        if id(site) in self.by_rows:
             width = site.spec.shape[-1] if len(site.spec.shape) > 1 else site.spec.numel
             return min(site.spec.numel, max(elements, width))
         return min(site.spec.numel, elements)

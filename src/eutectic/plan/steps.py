@@ -83,7 +83,18 @@ class Merged:
     @property
     def fused(self) -> bool:
         """Whether the CPU kernels can express the whole chain."""
-        return self.locality is Locality.ELEMENT and all(step.method.fused is not None for step in self.steps)
+        needs = [step.method.needs_for(dict(step.values)) for step in self.steps]
+        described = all(
+            step.method.fused is not None and need.fused for step, need in zip(self.steps, needs, strict=True)
+        )
+        return described and self.locality < Locality.TENSOR
+
+    @property
+    def width(self) -> int:
+        """Elements that must be seen together: those of a row where the chain goes by rows, else one."""
+        if self.locality is not Locality.ROW:
+            return 1
+        return max(1, self.spec.shape[-1] if len(self.spec.shape) > 1 else self.spec.numel)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from eutectic.errors import RecipeError, nearest
 from eutectic.methods import METHODS, get
 from eutectic.methods.declare import Method, Parameter
 from eutectic.recipe.model import Chain, Step
-from eutectic.recipe.values import Coefficient, Value, show
+from eutectic.recipe.values import Coefficient, LinesScale, Value, show
 from eutectic.stats.fold import Calibrated, Norm
 
 
@@ -83,8 +83,11 @@ def check_value(method: Method[Any], parameter: Parameter, value: Value) -> None
         if not parameter.bounds.per_model or parameter.kind != "float":
             raise RecipeError(f"{method.name}: {parameter.name} is one value for all models; found a source of weights")
         return
-    if isinstance(value, tuple) and parameter.kind != "float":
-        raise RecipeError(f"{method.name}: {parameter.name} does not vary over depth; found a list")
+    if isinstance(value, tuple | LinesScale) and parameter.kind != "float":
+        found = "a list" if isinstance(value, tuple) else "lines"
+        raise RecipeError(f"{method.name}: {parameter.name} does not vary over depth; found {found}")
+    if isinstance(value, LinesScale):
+        return  # its numbers are checked where they are known, tensor by tensor
     for entry in value if isinstance(value, tuple) else (value,):
         parameter.check(entry, method.name)
 

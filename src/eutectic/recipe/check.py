@@ -216,9 +216,9 @@ class _Checker:
         runs += [] if piece.base_blocks is None else [((*key, "base_blocks"), piece.base_blocks)]
         for where, (start, stop) in runs:
             where = where if where[-1] == "base_blocks" else (*where, "blocks")
-            if stop <= start:
-                yield Problem(where, f"expected a start below the end, found [{start}, {stop}]")
-            elif stop - start != length > 0:
+            if stop < start:
+                yield Problem(where, f"expected a start that is not above the end, found [{start}, {stop}]")
+            elif stop - start != length >= 0:
                 text = f"expected {length} blocks as in the slice's first source, found {stop - start}"
                 yield Problem(where, text)
         for place, source in enumerate(piece.sources):
@@ -332,6 +332,9 @@ class _Checker:
                         yield Problem(site, text)
         yield from self.required()
         used = {self.recipe.find(source.model) for piece in self.recipe.slices for source in piece.sources}
+        used |= {self.recipe.find(rule.keep) for rule in self.recipe.rules if rule.keep is not None}
+        if self.recipe.slices and not any(piece.sources[0].length for piece in self.recipe.slices):
+            yield Problem(("slices",), "expected a slice of one block or more, found none")
         for place, name in enumerate(self.recipe.names if self.recipe.slices else ()):
             if place not in used:
                 yield Problem(("models", place), f"no slice reads {show(name)}; add a source, or remove the model")

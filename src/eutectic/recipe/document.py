@@ -4,8 +4,9 @@ Built on ruamel's events, so that depth, size and repetition are bounded while r
 and a key written twice is an error. Words and numbers are read as YAML 1.2 reads them (`no` and `on` are words).
 """
 
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any
@@ -67,8 +68,10 @@ class DocumentError(Exception):
         self.line, self.text = line, text
 
 
-def compose(text: str) -> tuple[Node, list[DocumentError]]:
-    """Reads a document; returns its top with the errors one can read past (keys twice, tags, keys that are no text).
+def compose(text: str) -> tuple[list[Node], list[DocumentError]]:
+    """Reads documents; returns their tops with the errors one can read past (keys twice, tags, keys that are no text).
+
+    An empty text is one document without a value.
 
     Raises:
         DocumentError: when the text is not YAML, is too large, too deep, or repeats itself without end.
@@ -76,8 +79,16 @@ def compose(text: str) -> tuple[Node, list[DocumentError]]:
     if len(text) > LARGEST_TEXT:
         raise DocumentError(1, f"expected at most {LARGEST_TEXT} characters, found {len(text)}")
     composer = _Composer(_events(text))
-    top = composer.document()
-    return top, composer.errors
+    return composer.documents() or [Node(None, 1, {}, 1)], composer.errors
+
+
+def node_of(data: object) -> Node:
+    """Returns plain data as nodes without lines.
+
+    Raises:
+        DocumentError: when it is too deep, too large, or holds what no document can.
+    """
+    return _Wrapper().node(data, 0)
 
 
 def scalar(text: str) -> str | int | float | bool | None:
@@ -118,6 +129,13 @@ def dump(data: dict[str, Any]) -> str:
     return text.getvalue()
 
 
+def at(name: str, line: int) -> str:
+    """Returns where something is in a file, or in text or data without a name."""
+    if not line:
+        return name or "recipe"
+    return f"{name}:{line}" if name else f"line {line}"
+
+
 def _events(text: str) -> Iterator[Event]:
     """Yields ruamel's events; every way it has to fail becomes ours."""
     line = 1
@@ -145,15 +163,14 @@ class _Composer:
         self.anchors: dict[str, Node] = {}
         self.nodes = 0
 
-    def document(self) -> Node:
-        """The only document of the text; an empty text is an empty value."""
-        top: Node | None = None
+    def documents(self) -> list[Node]:
+        """The documents of the text, each with anchors of its own."""
+        found = []
         for event in self.events:
             if isinstance(event, DocumentStartEvent):
-                if top is not None:
-                    raise DocumentError(event.start_mark.line + 1, "expected one document, found another after ---")
-                top = self.node(next(self.events), 0)
-        return Node(None, 1, {}, 1) if top is None else top
+                self.anchors = {}
+                found.append(self.node(next(self.events), 0))
+        return found
 
     def node(self, event: Event, depth: int) -> Node:
         """The value that starts with an event."""
@@ -211,6 +228,28 @@ class _Composer:
             else:
                 found[key.value], lines[key.value] = value, at
         return Node(found, line, lines, 1 + sum(node.size for node in found.values()))
+
+
+class _Wrapper:
+    """Plain data as nodes."""
+
+    def __init__(self) -> None:
+        self.nodes = 0
+
+    def node(self, data: object, depth: int) -> Node:
+        self.nodes += 1
+        if depth > DEEPEST or self.nodes > MOST_NODES:
+            raise DocumentError(0, f"expected at most {DEEPEST} levels and {MOST_NODES} values, found more")
+        if isinstance(data, Mapping):
+            inside = {str(key): self.node(value, depth + 1) for key, value in data.items()}
+            return Node(inside, 0, dict.fromkeys(inside, 0), 1)
+        if isinstance(data, list | tuple):
+            return Node([self.node(value, depth + 1) for value in data], 0, {}, 1)
+        if data is None or isinstance(data, str | bool | int | float):
+            return Node(data, 0, {}, 1)
+        if isinstance(data, os.PathLike):
+            return Node(os.fspath(data), 0, {}, 1)
+        raise DocumentError(0, f"expected text, numbers, lists and mappings, found {type(data).__name__}")
 
 
 def _kind(node: Node) -> str:

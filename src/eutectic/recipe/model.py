@@ -9,11 +9,20 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, StrictBool, StrictInt, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PlainValidator,
+    PrivateAttr,
+    StrictBool,
+    StrictInt,
+    model_validator,
+)
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.quantities import parse_bytes
@@ -24,6 +33,8 @@ from eutectic.recipe.vocabulary import Vocabulary
 
 #: What the recipe calls its base wherever a model may be named.
 BASE = "base"
+#: What a rule calls the tensors that lie before all blocks, and behind them.
+BEFORE, BEHIND = "before", "behind"
 #: Templates of tool-calling models reach a few ten thousand characters.
 LONGEST_TEMPLATE = 200_000
 
@@ -52,13 +63,16 @@ def _read_reference(raw: object) -> str:
 
 
 def _read_blocks(raw: object) -> str:
-    """Reads `"0-3,7"`, both ends included, or one block as a number."""
+    """Reads `"0-3,7"`, both ends included, or one block as a number; `before` and `behind` are what lies outside."""
     text = str(raw) if isinstance(raw, int) and not isinstance(raw, bool) else read_text(raw)
     text = text.replace(" ", "")
     for piece in text.split(","):
+        if piece in (BEFORE, BEHIND):
+            continue
         found = re.fullmatch(r"([0-9]{1,6})(?:-([0-9]{1,6}))?", piece, re.ASCII)
         if found is None or int(found[2] or found[1]) < int(found[1]):
-            raise ValueError(f"expected blocks such as '0-3,7', both ends included; found {show(text)}")
+            text = f"expected blocks such as '0-3,7', both ends included, or before and behind; found {show(text)}"
+            raise ValueError(text)
     return text
 
 
@@ -233,7 +247,7 @@ class Rule(Part):
     Attributes:
         match: globs on the output tensor's name, one of which must match.
         role: globs on its role, one of which must match.
-        blocks: its block, such as `"0-3,7"`, both ends included.
+        blocks: its block, such as `"0-3,7"`, both ends included; `before` and `behind` for tensors outside all blocks.
         models: `set` changes these models' values only.
         set: values of parameters.
         keep: take the tensor unchanged from `base` or from this model.
@@ -248,12 +262,15 @@ class Rule(Part):
     keep: Text | None = None
     method: Chain | None = None
 
-    def covers(self, block: int | None) -> bool:
-        """Whether `blocks` allows this block; a tensor outside the blocks is allowed only when there is no `blocks`."""
+    def covers(self, block: int | None, depth: float = 0.0) -> bool:
+        """Whether `blocks` allows this block or, outside the blocks, this depth: 0 lies before them, 1 behind."""
         if self.blocks is None:
             return True
-        ranges = (piece.split("-") for piece in self.blocks.split(","))
-        return block is not None and any(int(piece[0]) <= block <= int(piece[-1]) for piece in ranges)
+        pieces = self.blocks.split(",")
+        if block is None:
+            return (BEHIND if depth > 0.5 else BEFORE) in pieces
+        ranges = (piece.split("-") for piece in pieces if piece not in (BEFORE, BEHIND))
+        return any(int(piece[0]) <= block <= int(piece[-1]) for piece in ranges)
 
     def plain(self) -> dict[str, Any]:
         """Returns what a recipe writes."""
@@ -272,7 +289,8 @@ class Output(Part):
     """How the result is written.
 
     Attributes:
-        dtype: the type of the written tensors; `as-base` keeps the base's, or the first model's without a base.
+        dtype: the type of the written tensors; `as-base` keeps the base's, or the first model's without a base;
+            `promote` takes the least type that holds those of all models, tensor by tensor.
         shard_size: largest weight file, in bytes; written as a number or as `5GB`.
         tokenizer: `base` or a model, whose tokenizer is copied; by default the base's, or the first model's.
         form: a `model`; an `adapter`, a PEFT folder of low-rank factors; or a `delta`, the merged difference from the
@@ -285,7 +303,7 @@ class Output(Part):
             default the tokenizer's own.
     """
 
-    dtype: Literal["as-base", "float32", "bfloat16", "float16", "float64"] = "as-base"
+    dtype: Literal["as-base", "promote", "float32", "bfloat16", "float16", "float64"] = "as-base"
     shard_size: Size = 5 * 10**9
     tokenizer: Text | None = None
     form: Literal["model", "adapter", "delta"] = "model"
@@ -298,7 +316,8 @@ class Output(Part):
 class Recipe(Part):
     """What to merge and how; see `docs/recipes.md` for the dialect.
 
-    `root` is the folder that relative paths start from, the recipe file's own; it is no part of what the recipe says.
+    Two things are no part of what it says, and are not written: `root`, the folder that relative paths start from
+    (the recipe file's own), and `notes`, what was said when it was read from another tool's dialect.
     """
 
     base: Reference | None = None
@@ -307,6 +326,7 @@ class Recipe(Part):
     rules: tuple[Rule, ...] = ()
     slices: tuple[Slice, ...] = ()
     dtype: Literal["auto", "float32", "float64"] = "auto"
+    input_dtype: Literal["stored", "float32", "bfloat16", "float16", "float64"] = "stored"
     seed: Annotated[StrictInt, Field(ge=0, lt=2**63)] = 0
     missing: Literal["error", "base", "present"] = "error"
     extra: Literal["error", "copy", "drop"] = "error"
@@ -317,6 +337,18 @@ class Recipe(Part):
     calibration: Calibration | None = None
     output: Output = Output()
     root: Path | None = Field(default=None, exclude=True, repr=False)
+    _notes: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What there was to say when it was read from another tool's dialect: traps reproduced, keys without effect."""
+        return self._notes
+
+    def noted(self, notes: Iterable[str]) -> "Recipe":
+        """Returns the same recipe with these notes."""
+        copy = self.model_copy()
+        copy._notes = tuple(notes)  # noqa: SLF001 - its own
+        return copy
 
     @property
     def names(self) -> tuple[str, ...]:

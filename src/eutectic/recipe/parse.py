@@ -10,8 +10,9 @@ from pydantic import BaseModel, ValidationError
 from eutectic.errors import RecipeError
 from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.check import MOST_PROBLEMS, Key, Problem, dotted, problems
-from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, compose
+from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, at, compose, node_of
 from eutectic.recipe.globs import expand
+from eutectic.recipe.mergekit import read as mergekit
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Rule, Slice, SliceSource, Step
 from eutectic.recipe.values import phrase, show
 from eutectic.recipe.vocabulary import Fill, TokenSource, Vocabulary
@@ -33,31 +34,79 @@ _PARTS: dict[str, type[BaseModel]] = {
 }
 #: A message lists this many errors.
 MOST_ERRORS = 100
-_MERGEKIT = (
-    "merge_method -> method, base_model -> base, parameters -> {method: {parameters}} or beside a model, "
-    "layer_range -> blocks, lambda -> scale, filter -> rules, out_dtype -> output.dtype, "
-    "tokenizer_source -> output.tokenizer"
-)
 
 
-def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any], *, root: Path | None = None) -> Recipe:
-    """Returns the recipe in a file, in YAML or JSON text, or in a mapping.
+def read_recipe(
+    source: str | os.PathLike[str] | Mapping[str, Any], *, root: Path | None = None, flags: Sequence[str] = ()
+) -> Recipe:
+    """Returns the recipe in a file, in YAML or JSON text, or in a mapping; in our dialect or in mergekit's.
 
     A string is text when it has a line break, a colon followed by a space, or starts with a brace; otherwise a path.
-    Relative paths start from `root`; without one, those in a file's recipe start from the file's folder. A model that
-    is a pattern (`run/checkpoint-*`) becomes the models it matches now.
+    Relative paths start from `root`; without one, those in a file's recipe start from the file's folder, and those in
+    mergekit's dialect from the working directory, as they do there. A model that is a pattern
+    (`run/checkpoint-*`) becomes the models it matches now.
+
+    Args:
+        source: the recipe.
+        root: where relative paths start.
+        flags: of mergekit's command line, for its dialect.
 
     Raises:
         RecipeError: when there is no such file, or the recipe is wrong; lists every error, by line.
     """
+    tops, errors, name, own = _compose(source, root)
+    if mergekit.recognise(tops):
+        found = mergekit.read(tops, errors, name, flags)
+        return _read(found.recipe, root, name, None).noted(found.said)
+    if flags:
+        raise RecipeError(f"{flags[0]}: is a flag for recipes of mergekit's, and {name or 'this recipe'} is none")
     if isinstance(source, Mapping):
         return _read(dict(source), root, "", None)
-    if isinstance(source, str) and not source.strip():
-        raise RecipeError("expected a recipe or the path of one, found empty text")
-    if isinstance(source, str) and ("\n" in source or ": " in source or source.lstrip()[:1] == "{"):
-        return _read_text(source, "", root)
-    path = Path(source)
-    return _read_text(_load(path), str(path), root or path.parent)
+    return _read_own(tops, errors, name, own)
+
+
+def convert_recipe(
+    source: str | os.PathLike[str] | Mapping[str, Any], *, keep_traps: bool = False, flags: Sequence[str] = ()
+) -> tuple[Recipe, tuple[str, ...]]:
+    """Returns a recipe of mergekit's in our dialect, and what differs from what mergekit makes of it, one line each.
+
+    Args:
+        source: as `read_recipe`.
+        keep_traps: change nothing; say what surprises instead.
+        flags: of mergekit's command line.
+
+    Raises:
+        RecipeError: when it is no recipe of mergekit's, or cannot be read.
+    """
+    tops, errors, name, _ = _compose(source, None)
+    if not mergekit.recognise(tops):
+        raise RecipeError(f"{name or 'the recipe'}: expected a recipe of mergekit's, with a merge_method, found none")
+    found = mergekit.read(tops, errors, name, flags, mend=not keep_traps)
+    recipe = _read(found.recipe, None, name, None)
+    return recipe, found.said if keep_traps else found.mended
+
+
+def _compose(
+    source: str | os.PathLike[str] | Mapping[str, Any], root: Path | None
+) -> tuple[list[Node], list[DocumentError], str, Path | None]:
+    """The documents of a source, what is wrong with them as text, the file's name, and where its paths start."""
+    name, text, own = "", "", root
+    try:
+        if isinstance(source, Mapping):
+            if "merge_method" not in source:
+                return [Node(None, 1, {}, 1)], [], "", root
+            return [node_of(source)], [], "", root
+        if isinstance(source, str) and not source.strip():
+            raise RecipeError("expected a recipe or the path of one, found empty text")
+        if isinstance(source, str) and ("\n" in source or ": " in source or source.lstrip()[:1] == "{"):
+            text = source
+        else:
+            path = Path(source)
+            name, text, own = str(path), _load(path), root or path.parent
+        tops, errors = compose(text)
+    except DocumentError as error:
+        raise RecipeError(f"{at(name, error.line)}: {error.text}") from None
+    return tops, errors, name, own
 
 
 def _load(path: Path) -> str:
@@ -79,17 +128,13 @@ def _load(path: Path) -> str:
         raise RecipeError(f"{path}:{line}: expected UTF-8 text, found the byte 0x{raw[error.start]:02x}") from None
 
 
-def _read_text(text: str, name: str, root: Path | None) -> Recipe:
-    try:
-        top, errors = compose(text)
-    except DocumentError as error:
-        raise RecipeError(f"{_at(name, error.line)}: {error.text}") from None
-    if isinstance(top.value, dict) and "merge_method" in top.value:
-        line = _at(name, top.keys["merge_method"])
-        raise RecipeError(f"{line}: this looks like mergekit's dialect, which is not read yet; write {_MERGEKIT}")
+def _read_own(tops: Sequence[Node], errors: Sequence[DocumentError], name: str, root: Path | None) -> Recipe:
+    top = tops[0]
+    if len(tops) > 1:
+        raise RecipeError(f"{at(name, tops[1].line)}: expected one document, found another after ---")
     if not isinstance(top.value, dict):
         found = show(top.plain())
-        raise RecipeError(f"{_at(name, top.line)}: expected a mapping with models and method, found {found}")
+        raise RecipeError(f"{at(name, top.line)}: expected a mapping with models and method, found {found}")
     return _read(top.plain(), root, name, top, errors)
 
 
@@ -189,11 +234,7 @@ def _report(found: Sequence[Problem], errors: Sequence[DocumentError], name: str
     lines += [(_line(top, _written(data, key)), f"{dotted(key)}: {text}") for key, text in found]
     ordered = sorted(dict.fromkeys(lines))
     more = [] if len(ordered) <= MOST_ERRORS else [f"and {len(ordered) - MOST_ERRORS} more"]
-    return "\n".join([f"{_at(name, line)}: {text}" for line, text in ordered[:MOST_ERRORS]] + more)
-
-
-def _at(name: str, line: int) -> str:
-    return f"{name}:{line}" if name else f"line {line}"
+    return "\n".join([f"{at(name, line)}: {text}" for line, text in ordered[:MOST_ERRORS]] + more)
 
 
 def _rooted(recipe: Recipe, root: Path | None) -> Recipe:

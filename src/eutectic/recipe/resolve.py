@@ -13,7 +13,7 @@ from eutectic.methods.declare import Method, Parameter
 from eutectic.recipe.chain import Bound, bind, miscount, owners
 from eutectic.recipe.check import check
 from eutectic.recipe.model import BASE, Recipe, Rule, Slice
-from eutectic.recipe.values import Coefficient, Gradient, NanWeights, Ordered, Value
+from eutectic.recipe.values import Coefficient, Gradient, LinesScale, NanWeights, Ordered, Value
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class Resolver:
         self._rules = [_Selector(rule) for rule in recipe.rules]
         #: First output block of every slice, and the number of all.
         self._starts = list(accumulate((piece.sources[0].length for piece in recipe.slices), initial=0))
-        self._resolved: dict[tuple[tuple[int, ...], int | None, float], tuple[ResolvedStep, ...]] = {}
+        self._resolved: dict[tuple[tuple[int, ...], int | None, float, float | None], tuple[ResolvedStep, ...]] = {}
 
     @property
     def blocks(self) -> int | None:
@@ -122,7 +122,7 @@ class Resolver:
             RecipeError: when a required value is missing or a value is out of bounds; names model, parameter, tensor.
         """
         rules = tuple(number for number, selector in enumerate(self._rules) if selector.match(place))
-        key = (rules, self._slice_of(place), place.depth)
+        key = (rules, self._slice_of(place), place.depth, _depth_in_blocks(place))
         if key not in self._resolved:
             self._resolved[key] = self._resolve(place, [self._rules[number] for number in rules])
         return self._resolved[key]
@@ -195,7 +195,7 @@ class _Selector:
             return False
         if rule.role is not None and not any(place.role.matches(pattern) for pattern in rule.role):
             return False
-        return rule.covers(place.block)
+        return rule.covers(place.block, place.depth)
 
 
 class _Settings:
@@ -260,12 +260,21 @@ class _Settings:
                 f"{place.name}: {method}: {own.name} comes from a source for all models, but some have a number;"
                 f" write {method}.{own.name} where only one is meant"
             )
+        if isinstance(value, LinesScale):
+            value = value.at(_depth_in_blocks(place), len(self.inputs))
         if isinstance(value, tuple):
             value = at_depth(value, place.depth)
         if value is own.default:
             return float(value) if own.kind == "float" and isinstance(value, int) else value
         read: object = own.check(value, f"{place.name}: {method}{whom}")
         return read
+
+
+def _depth_in_blocks(place: Place) -> float | None:
+    """Returns how far through the blocks a tensor is; None outside them, and 0 for an only block."""
+    if place.block is None:
+        return None
+    return place.depth if place.block else 0.0
 
 
 def at_depth(gradient: Gradient, depth: float) -> float:

@@ -7,14 +7,14 @@ from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
 from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.model import Output, Recipe
-from eutectic.recipe.values import SOURCES, EmaWeights, NanWeights, Part
+from eutectic.recipe.values import SOURCES, EmaWeights, LinesScale, NanWeights, Part
 from eutectic.recipe.vocabulary import JOINED, OPTIONS, Fill, Vocabulary
 
 Schema = dict[str, Any]
 
 _TEXT: Schema = {"type": "string", "minLength": 1}
 _TEXTS: Schema = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1}]}
-_CHOICES = ("dtype", "missing", "extra", "buffers", "non_finite")
+_CHOICES = ("dtype", "input_dtype", "missing", "extra", "buffers", "non_finite")
 _BLOCKS: Schema = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 2, "maxItems": 2}
 
 
@@ -52,7 +52,10 @@ def json_schema() -> Schema:
     rule = {
         "match": _TEXTS | {"description": "globs on the tensor's name"},
         "role": _TEXTS | {"description": "globs on the tensor's role, or a branch such as attention"},
-        "blocks": {"anyOf": [_TEXT, {"type": "integer", "minimum": 0}], "description": "'0-3,7', both ends included"},
+        "blocks": {
+            "anyOf": [_TEXT, {"type": "integer", "minimum": 0}],
+            "description": "'0-3,7', both ends included; 'before' and 'behind' are outside all blocks",
+        },
         "models": _TEXTS,
         "set": _object(_named(every)),
         "keep": _TEXT,
@@ -71,6 +74,7 @@ def json_schema() -> Schema:
         "fill": _fill(),
         "step": _steps(METHODS.values()),
         "weights": _source(),
+        "lines": _lines(),
     }
     definitions |= {f"{method.name}.{own.name}": _parameter(own) for method, own in every}
     return {
@@ -187,6 +191,12 @@ def _source() -> Schema:
     }
 
 
+def _lines() -> Schema:
+    alpha = {"anyOf": [{"enum": ["1/n"]}, {"type": "number"}], "default": LinesScale.model_fields["alpha"].default}
+    options = _object({"alpha": alpha, "beta": {"type": "number"}}, required=("beta",))
+    return {"description": "rises over the blocks (LiNeS)"} | _object({"lines": options}, required=("lines",))
+
+
 def _steps(methods: Iterable[Method[Any]]) -> Schema:
     steps: Schema = {}
     for method in methods:
@@ -213,6 +223,7 @@ def _parameter(own: Parameter) -> Schema:
     if own.kind == "int":
         return about | number
     forms: list[Schema] = [number, {"type": "array", "items": number, "minItems": 2, "description": "over depth"}]
+    forms.append({"$ref": "#/$defs/lines"})
     return about | {"anyOf": forms + ([{"$ref": "#/$defs/weights"}] if own.bounds.per_model else [])}
 
 

@@ -89,6 +89,35 @@ class NanWeights(Part):
         return {"nan": changed} if changed else "nan"
 
 
+def _read_alpha(raw: object) -> object:
+    return raw if raw == "1/n" else read_number(raw)
+
+
+class LinesScale(Part):
+    """A number that rises evenly from the first block to the last, and is that of the first block outside them.
+
+    Source: Wang et al., LiNeS, ICLR 2025, arXiv:2410.17146: the merged delta of block l of L is multiplied by
+    alpha + beta l / (L - 1), and of tensors outside the blocks by alpha. As the `scale` of a method it is applied
+    behind the merge, whatever the method. A model of one block has alpha.
+
+    Attributes:
+        alpha: in the first block; "1/n", the paper's for a sum of n deltas, or a number (for one model, from 0 to 1).
+        beta: how much more it is in the last block; the paper tunes it (for a single model it is 1 - alpha).
+    """
+
+    alpha: Annotated[Literal["1/n"] | int | float, BeforeValidator(_read_alpha)] = "1/n"
+    beta: Annotated[int | float, BeforeValidator(read_number)]
+
+    def at(self, depth: float | None, n: int) -> float:
+        """Returns the number for n models at a share `depth` in [0, 1] of the blocks, None outside them."""
+        alpha = 1 / n if self.alpha == "1/n" else float(self.alpha)
+        return alpha if depth is None else alpha + float(self.beta) * depth
+
+    def plain(self) -> dict[str, Any]:
+        """Returns what a recipe writes."""
+        return {"lines": self.model_dump(exclude_defaults=True)}
+
+
 class SmaWeights(Part):
     """The simple average along a run: every checkpoint alike. Source: PMA, arXiv:2505.12082; SWA, arXiv:1803.05407."""
 
@@ -147,8 +176,9 @@ Ordered: TypeAlias = SmaWeights | WmaWeights | EmaWeights
 #: sources are added here, in `SOURCES` and in the schema.
 Coefficient: TypeAlias = NanWeights | Ordered
 SOURCES: dict[str, type[Coefficient]] = {"nan": NanWeights, "sma": SmaWeights, "wma": WmaWeights, "ema": EmaWeights}
+_NAMED: dict[str, type[Coefficient | LinesScale]] = {**SOURCES, "lines": LinesScale}
 
-Value: TypeAlias = bool | int | float | str | Gradient | Coefficient
+Value: TypeAlias = bool | int | float | str | Gradient | LinesScale | Coefficient
 
 
 def read_value(raw: object) -> Value:
@@ -157,7 +187,7 @@ def read_value(raw: object) -> Value:
     Raises:
         ValueError: when it is none of the forms a value may have.
     """
-    if isinstance(raw, bool | Coefficient):
+    if isinstance(raw, bool | Coefficient | LinesScale):
         return raw
     if isinstance(raw, str):
         return SOURCES[raw]() if raw in SOURCES else read_text(raw)
@@ -172,24 +202,24 @@ def read_value(raw: object) -> Value:
     return read_number(raw)
 
 
-def _read_source(raw: Mapping[Any, Any]) -> Coefficient:
-    """Reads `{nan: {of: delta}}`."""
+def _read_source(raw: Mapping[Any, Any]) -> Coefficient | LinesScale:
+    """Reads `{nan: {of: delta}}` or `{lines: {beta: 0.4}}`."""
     names = [str(key) for key in raw]
-    if len(names) != 1 or names[0] not in SOURCES:
-        hint = nearest(names[0], SOURCES) if names else ""
-        raise ValueError(f"expected a source of coefficients ({', '.join(SOURCES)}), found {', '.join(names)}{hint}")
+    if len(names) != 1 or names[0] not in _NAMED:
+        hint = nearest(names[0], _NAMED) if names else ""
+        raise ValueError(f"expected a source of coefficients ({', '.join(_NAMED)}), found {', '.join(names)}{hint}")
     options = next(iter(raw.values()))
     try:
-        return SOURCES[names[0]].model_validate({} if options is None else options)
+        return _NAMED[names[0]].model_validate({} if options is None else options)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join([names[0], *(str(step) for step in first["loc"][:1])])
-        raise ValueError(f"{where}: {phrase(dict(first), SOURCES[names[0]])}") from None
+        raise ValueError(f"{where}: {phrase(dict(first), _NAMED[names[0]])}") from None
 
 
 def plain_value(value: Value) -> Any:
     """Returns a value as a recipe writes it, in plain lists, mappings and scalars."""
-    if isinstance(value, Coefficient):
+    if isinstance(value, Coefficient | LinesScale):
         return value.plain()
     return list(value) if isinstance(value, tuple) else value
 

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
+from eutectic.numerics.stages import Stage
 from eutectic.numerics.tensors import Tensor
 
 
@@ -75,7 +76,7 @@ class Seen:
         width: elements of a row.
         key: the source of draws, at the slice's start.
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
-            they cannot express). Then `tensors` and `deltas` serve.
+            they cannot express). Then `tensors`, `deltas` and `after` serve.
         results: finished statistics this one depends on.
     """
 
@@ -86,12 +87,12 @@ class Seen:
         key: Key,
         rows: Rows | None,
         tensors: Callable[[], Tensor],
-        deltas: Callable[[], Tensor],
+        after: Callable[[tuple[Stage, ...]], Tensor],
         results: Mapping["Statistic", Any],
     ) -> None:
         self.name, self.numel, self.width = part.name, part.numel, part.width
         self.start, self.key, self.rows, self.results = start, key, rows, results
-        self._tensors, self._deltas = tensors, deltas
+        self._tensors, self.after = tensors, after
 
     @property
     def tensors(self) -> Tensor:
@@ -105,9 +106,10 @@ class Seen:
     def deltas(self) -> Tensor:
         """The models' differences from the base after the transforms so far, flattened: (n, elements).
 
-        A statistic that must see whole tensors gets them in their shape: (n, *shape).
+        `after` gives them after further stages, which may rank within rows. A statistic that must see whole tensors
+        gets them in their shape: (n, *shape).
         """
-        return self._deltas()
+        return self.after(())
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,11 @@ class Statistic(Protocol):
     @property
     def after(self) -> "tuple[Statistic, ...]":
         """Statistics whose results it needs first, at the same chain position."""
+        ...
+
+    @property
+    def by_rows(self) -> bool:
+        """Whether the rows that a slice touches must be there in full; slices may still end within them."""
         ...
 
     @property

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from eutectic.numerics import kernels
 from eutectic.numerics.kernels import BINS, GRAIN
-from eutectic.numerics.stages import Drop, Numbers, Scale, Stage, Trim, apply
+from eutectic.numerics.stages import Band, Numbers, Ranked, Scale, Select, Stage, Trim, apply, at_step, band, spread
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen, Statistic
 
@@ -38,6 +38,10 @@ class OfWeights:
     @property
     def after(self) -> tuple[Statistic, ...]:
         return ()
+
+    @property
+    def by_rows(self) -> bool:
+        return False
 
     @property
     def whole(self) -> bool:
@@ -115,18 +119,27 @@ class Gram(OfWeights):
 
 @dataclass(frozen=True)
 class Energy(OfWeights):
-    """Sums of squares over a scope, (n,) float64, of the models' deltas or of the models themselves."""
+    """Sums of squares over a scope, (n,) float64, of the models' deltas or of the models themselves.
+
+    Of deltas, those only whose spread over the models is at least `select`.
+    """
 
     of_: Literal["deltas", "weights"] = "deltas"
+    select: "SpreadQuantile | None" = None
+
+    @property
+    def after(self) -> tuple[Statistic, ...]:
+        return () if self.select is None else (self.select,)
 
     def init(self, parts: list[Part], n: int, double: bool) -> Sums:
         return {part.name: np.zeros((_grains(part), n)) for part in parts}
 
     def update(self, state: Sums, seen: Seen) -> None:
+        stages = () if self.select is None else (Select(*seen.results[self.select]),)
         if seen.rows is not None:
-            sums = kernels.energy(seen.rows, self.of_ == "weights")
+            sums = kernels.energy(seen.rows.then(*stages), self.of_ == "weights")
         else:
-            sums = _per_grain(seen.deltas if self.of_ == "deltas" else seen.tensors, lambda x: x.square().sum(1))
+            sums = _per_grain(seen.after(stages) if self.of_ == "deltas" else seen.tensors, lambda x: x.square().sum(1))
         # Some tensors of a model may come with a base and others without; it is no model.
         _place(state, seen, sums[:, sums.shape[1] - state[seen.name].shape[1] :])
 
@@ -159,32 +172,42 @@ def _join(left: Sums, right: Sums) -> Sums:
 
 @dataclass(frozen=True)
 class Mass(OfWeights):
-    """Sums of magnitudes of the deltas over a scope, (n,) float64; of those a trim at `cut` or a draw would keep."""
+    """Sums of magnitudes of the deltas over a scope, (n,) float64.
+
+    Attributes:
+        cut: only those that reach the model's cut.
+        band: only those that lie in the model's band.
+        kept: only those that this stage keeps, drawn from the key of the chain position where it is asked for.
+    """
 
     cut: "MagnitudeQuantile | None" = None
-    drawn: Numbers | None = None
+    band: "MagnitudeBand | None" = None
+    kept: Stage | None = None
 
     @property
     def after(self) -> tuple[Statistic, ...]:
-        return () if self.cut is None else (self.cut,)
+        return tuple(each for each in (self.cut, self.band) if each is not None)
+
+    @property
+    def by_rows(self) -> bool:
+        return isinstance(self.kept, Ranked)
 
     def init(self, parts: list[Part], n: int, double: bool) -> Sums:
         return {part.name: np.zeros((_grains(part), n)) for part in parts}
 
     def update(self, state: Sums, seen: Seen) -> None:
-        stages: tuple[Stage, ...] = ()
-        if self.cut is not None:
-            stages = (Trim(seen.results[self.cut]),)
-        if self.drawn is not None:
-            stages = (*stages, Drop(self.drawn, (1.0,) * len(self.drawn), seen.key.step))
+        stages = self._stages(seen)
         if seen.rows is not None:
             sums = kernels.mass(seen.rows.then(*stages))
         else:
-            deltas = seen.deltas
-            for stage in stages:
-                deltas = apply(stage, deltas, seen.key)
-            sums = _per_grain(deltas, lambda x: x.abs().sum(1))
+            sums = _per_grain(seen.after(stages), lambda x: x.abs().sum(1))
         _place(state, seen, sums)
+
+    def _stages(self, seen: Seen) -> tuple[Stage, ...]:
+        stages: tuple[Stage, ...] = () if self.cut is None else (Trim(seen.results[self.cut]),)
+        if self.band is not None:
+            stages = (*stages, band_of(seen.results[self.band]))
+        return stages if self.kept is None else (*stages, at_step(self.kept, seen.key.step))
 
     def combine(self, left: Sums, right: Sums) -> Sums:
         return _join(left, right)
@@ -235,6 +258,8 @@ class Window:
         sampling: this sweep need see only one element in so many, to guess where to look; 1 when it counts all.
         low: first pattern of each window; `shift`: log2 of the patterns per bin.
         below, bins: how many patterns lie under the window, and in each bin.
+        top: the largest pattern there can be.
+        zeros: how many of those seen are exactly zero, where that is asked for.
     """
 
     total: int
@@ -244,12 +269,14 @@ class Window:
     shift: NDArray[np.int64]
     below: NDArray[np.int64]
     bins: NDArray[np.int64]
+    top: int
+    zeros: int = 0
 
     def narrowed(self, windows: Sequence[tuple[int, int]]) -> "Window":
         """Returns an empty state of the same scope that counts all in these windows (low, shift)."""
         low, shift = zip(*windows, strict=True)
         below, bins = np.zeros(len(low), np.int64), np.zeros(self.bins.shape, np.int64)  # untouched pages cost nothing
-        return Window(self.total, self.double, 1, np.array(low, np.uint64), np.array(shift), below, bins)
+        return Window(self.total, self.double, 1, np.array(low, np.uint64), np.array(shift), below, bins, self.top)
 
     def values(self, patterns: Sequence[int]) -> list[float]:
         """Returns the magnitudes that have these bit patterns."""
@@ -257,16 +284,22 @@ class Window:
         return [float(v) for v in (found.view(np.float64) if self.double else found.astype(np.uint32).view(np.float32))]
 
 
-def open_window(total: int, n: int, double: bool, enough: int = _ENOUGH) -> Window:
+def open_window(total: int, n: int, double: bool, enough: int = _ENOUGH, top: int | None = None) -> Window:
     """Returns a state for n quantiles of a scope of `total` elements, in which every pattern is in question.
 
-    A sample of `enough` elements must narrow the windows down.
+    A sample of `enough` elements must narrow the windows down; `top` is the largest pattern, by default of magnitudes.
     """
-    low, shift = _cover(0, _top(double))
+    last = _top(double) if top is None else top
+    low, shift = _cover(0, last)
     empty, bins = np.zeros(n, np.int64), np.zeros((n, BINS), np.int64)
     # A small scope is counted whole at once: a sample of it would say too little.
     sampling = min(64, max(1, total // enough))
-    return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins)
+    return Window(total, double, sampling, np.full(n, low, np.uint64), empty + shift, empty.copy(), bins, last)
+
+
+def size_of(parts: list[Part]) -> int:
+    """Returns how many elements a scope has."""
+    return sum(part.numel for part in parts)
 
 
 def sampled_sweeps(total: int, double: bool, enough: int = _ENOUGH) -> float:
@@ -285,7 +318,30 @@ def count(values: Tensor, state: Window, which: int) -> None:
 
 
 @dataclass(frozen=True)
-class MagnitudeQuantile(OfWeights):
+class Quantiles(OfWeights):
+    """What searches among magnitudes share: what they are shown, how often, and how states are joined."""
+
+    def sample(self, state: Window) -> int:
+        return state.sampling
+
+    def sweeps(self, total: int, double: bool) -> float:
+        return sampled_sweeps(total, double)
+
+    def update(self, state: Window, seen: Seen) -> None:
+        if seen.rows is not None:
+            kernels.magnitudes(seen.rows, state.low, state.shift, state.below, state.bins)
+        else:
+            tally(state, magnitude_patterns(seen.deltas))
+
+    def combine(self, left: Window, right: Window) -> Window:
+        left.below += right.below
+        left.bins += right.bins
+        left.zeros += right.zeros
+        return left
+
+
+@dataclass(frozen=True)
+class MagnitudeQuantile(Quantiles):
     """The exact k-th smallest magnitude of each model's deltas over a scope: a tuple of n numbers.
 
     Found by counting bit patterns (whose order is that of the magnitudes) in a window that narrows to one pattern,
@@ -297,45 +353,123 @@ class MagnitudeQuantile(OfWeights):
     density: Numbers = (1.0,)
     rank: Rank = "official"
 
-    def sample(self, state: Window) -> int:
-        return state.sampling
-
-    def sweeps(self, total: int, double: bool) -> float:
-        return sampled_sweeps(total, double)
-
     def init(self, parts: list[Part], n: int, double: bool) -> Window:
-        total = sum(part.numel for part in parts)
-        return open_window(total, n, double)
-
-    def update(self, state: Window, seen: Seen) -> None:
-        if seen.rows is not None:
-            kernels.magnitudes(seen.rows, state.low, state.shift, state.below, state.bins)
-            return
-        for model, values in enumerate(seen.deltas):
-            count(values, state, model)
-
-    def combine(self, left: Window, right: Window) -> Window:
-        left.below += right.below
-        left.bins += right.bins
-        return left
+        return open_window(size_of(parts), n, double)
 
     def finish(self, state: Window) -> Numbers | Again:
-        n = len(state.below)
-        shares = self.density * n if len(self.density) == 1 else self.density
-        found: list[int] = []
-        windows: list[tuple[int, int]] = []
-        for model, share in enumerate(shares):
-            rank = kept_rank(state.total, share, self.rank)
-            pattern, window = look(state, model, rank)
-            found.append(-1 if pattern is None else pattern)
-            windows.append(window)
-        if state.sampling > 1 or min(found) < 0:
-            return Again(state.narrowed(windows))
-        values = state.values(found)
-        return tuple(math.inf if share <= 0 else value for share, value in zip(shares, values, strict=True))
+        shares = self.density * len(state.below) if len(self.density) == 1 else self.density
+        found = narrow(state, [kept_rank(state.total, share, self.rank) for share in shares])
+        if isinstance(found, Again):
+            return found
+        cuts = magnitudes_of(found, state.double).tolist()
+        return tuple(math.inf if share <= 0 else cut for share, cut in zip(shares, cuts, strict=True))
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return n * BINS * 8
+
+
+@dataclass(frozen=True)
+class MagnitudeBand(Quantiles):
+    """The magnitudes between which each model keeps its deltas when its largest go too: (2, n), lows and highs.
+
+    Which ranks they are says `numerics.stages.band`. Both are found in one count, as `MagnitudeQuantile` finds one.
+    """
+
+    kept: Numbers = (1.0,)
+    removed: Numbers = (0.0,)
+    first: Literal["removed", "kept"] = "removed"
+
+    def init(self, parts: list[Part], n: int, double: bool) -> Window:
+        return open_window(size_of(parts), 2 * n, double)
+
+    def finish(self, state: Window) -> Floats | Again:
+        edges = [band(state.total, *shares, self.first) for shares in zip(self.kept, self.removed, strict=True)]
+        found = narrow(state, [_above(start, stop) for start, stop in edges] + [stop for _, stop in edges])
+        if isinstance(found, Again):
+            return found
+        cuts = magnitudes_of(found, state.double).reshape(2, len(edges))
+        # A band that is empty has no place between two ranks.
+        cuts[:, [start == stop for start, stop in edges]] = [[math.inf], [-1.0]]
+        return cuts
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return 2 * n * BINS * 8
+
+
+def _above(start: int, stop: int) -> int:
+    """The rank, from 1, at which a band begins; 0 where nothing is cut below."""
+    return min(start + 1, stop) if start else 0
+
+
+def band_of(edges: Floats) -> Band:
+    """Returns the stage that keeps what lies in a `MagnitudeBand`."""
+    low, high = edges.tolist()
+    return Band(tuple(low), tuple(high))
+
+
+@dataclass(frozen=True)
+class SpreadQuantile(Quantiles):
+    """The spread over the models that the `share` of elements with the most of it reach: a tuple of one number.
+
+    The spread is n times the variance of an element's n deltas; `int(share * m)` elements are wanted, of the m whose
+    spread is not zero. Infinite when that is none. Found as `MagnitudeQuantile` finds its cuts.
+    """
+
+    share: float = 1.0
+
+    def init(self, parts: list[Part], n: int, double: bool) -> Window:
+        return open_window(size_of(parts), 1, double)
+
+    def update(self, state: Window, seen: Seen) -> None:
+        if seen.rows is not None:
+            state.zeros += kernels.spreads(seen.rows, state.low, state.shift, state.below, state.bins)
+        else:
+            spreads = spread(seen.deltas)
+            state.zeros += int((spreads == 0).sum())
+            tally(state, magnitude_patterns(spreads[None]))
+
+    def finish(self, state: Window) -> Numbers | Again:
+        zeros = state.zeros
+        if state.sampling > 1:  # of a sample, whose window covers everything
+            zeros = round(state.total * zeros / max(1, int(state.below.sum() + state.bins.sum())))
+        count = int((state.total - zeros) * self.share)
+        if count <= 0 and state.sampling == 1:
+            return (math.inf,)
+        found = narrow(state, [state.total - max(count, 1) + 1])
+        return found if isinstance(found, Again) else tuple(magnitudes_of(found, state.double).tolist())
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return BINS * 8
+
+
+def magnitude_patterns(values: Tensor) -> NDArray[np.uint64]:
+    """Returns the bit patterns of magnitudes, whose order is theirs."""
+    size = values.abs().numpy(force=True)
+    return size.view(np.uint64 if size.itemsize == 8 else np.uint32).astype(np.uint64)
+
+
+def magnitudes_of(patterns: list[int], double: bool) -> Floats:
+    """Returns the numbers with these patterns."""
+    found = np.array(patterns, np.uint64)
+    return found.view(np.float64) if double else found.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def tally(state: Window, patterns: NDArray[np.uint64]) -> None:
+    """Counts patterns (n, elements) in the windows, of which there are n or a multiple of n."""
+    kernels.tally(patterns, state.low, state.shift, state.below, state.bins)
+
+
+def narrow(state: Window, ranks: list[int]) -> list[int] | Again:
+    """Returns the patterns at these ranks (from 1; 0 is the pattern 0), or what to count next."""
+    found: list[int] = []
+    windows: list[tuple[int, int]] = []
+    for model, rank in enumerate(ranks):
+        pattern, window = look(state, model, rank)
+        found.append(-1 if pattern is None else pattern)
+        windows.append(window)
+    if state.sampling == 1 and min(found) >= 0:
+        return found
+    return Again(state.narrowed(windows))
 
 
 def _top(double: bool) -> int:
@@ -367,14 +501,14 @@ def look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, i
         first, last = (
             _bin_of(bins, coarse, math.ceil(counted * edge) - below) for edge in (share - margin, share + margin)
         )
-        start, stop = low + (first << shift), min(low + ((last + 1) << shift) - 1, _top(state.double))
+        start, stop = low + (first << shift), min(low + ((last + 1) << shift) - 1, state.top)
         # A window not much too wide is cut to what one count resolves: being wrong now and then costs less.
-        spare = max(0, stop - start + 1 - BINS) if stop - start < 3 * BINS else 0
+        spare = max(0, stop - start + 1 - BINS) if stop - start < 5 * BINS else 0
         return None, _cover(start + spare // 2, stop - (spare - spare // 2))
     if rank <= below:
         return None, _cover(0, low - 1)
     if rank > counted:
-        return None, _cover(low + (BINS << shift), _top(state.double))
+        return None, _cover(low + (BINS << shift), state.top)
     found = _bin_of(bins, coarse, rank - below)
     if shift == 0:
         return low + found, (low, 0)
@@ -415,10 +549,9 @@ class SignBalance(OfWeights):
             weight = self.weight * seen.rows.n if len(self.weight) == 1 else self.weight
             state[0] += kernels.votes(seen.rows.then(*stages), weight)
             return
-        deltas = seen.deltas
+        deltas = seen.after(stages)
         weight = self.weight * len(deltas) if len(self.weight) == 1 else self.weight
-        for stage in (*stages, Scale(weight)):
-            deltas = apply(stage, deltas, seen.key)
+        deltas = apply(Scale(weight), deltas, seen.key)
         plus, minus = deltas[0].clamp(min=0), deltas[0].clamp(max=0)
         for row in deltas[1:]:
             plus, minus = plus + row.clamp(min=0), minus + row.clamp(max=0)
@@ -432,6 +565,37 @@ class SignBalance(OfWeights):
 
     def nbytes(self, parts: list[Part], n: int) -> int:
         return 8
+
+
+@dataclass(frozen=True)
+class Overlap(OfWeights):
+    """How many deltas of each model are not zero, and of how many of those no other model's is: (n, 2).
+
+    What is smaller than `floor` in magnitude counts as zero.
+    """
+
+    floor: float = 0.0
+
+    def init(self, parts: list[Part], n: int, double: bool) -> NDArray[np.int64]:
+        return np.zeros((n, 2), np.int64)
+
+    def update(self, state: NDArray[np.int64], seen: Seen) -> None:
+        stages = (Trim((self.floor,) * len(state)),)
+        if seen.rows is not None:
+            state += kernels.overlaps(seen.rows.then(*stages))
+            return
+        moved = seen.after(stages) != 0
+        state[:, 0] += moved.sum(1).numpy(force=True)
+        state[:, 1] += (moved & (moved.sum(0) == 1)).sum(1).numpy(force=True)
+
+    def combine(self, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
+        return left + right
+
+    def finish(self, state: NDArray[np.int64]) -> Floats:
+        return state.astype(np.float64)
+
+    def nbytes(self, parts: list[Part], n: int) -> int:
+        return n * 16
 
 
 def restoring(everything: Floats, kept: Floats) -> Numbers:

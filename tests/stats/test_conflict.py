@@ -21,7 +21,7 @@ def test_the_quantile_is_the_sorted_one() -> None:
         state = statistic.init([part], 3, False)
         while True:
             for piece, start in zip(DELTAS.split(1024, 1), range(0, 5000, 1024), strict=True):
-                seen = Seen(part, start, Key(0, "w"), None, lambda p=piece: p, lambda p=piece: p, {})
+                seen = Seen(part, start, Key(0, "w"), None, lambda p=piece: p, lambda _, p=piece: p, {})
                 statistic.update(state, seen)
             found = statistic.finish(state)
             if not isinstance(found, Again):

@@ -79,4 +79,5 @@ def lot(
     kept = values > (rcond or NOISE * width) * values[-1].clamp_min(0.0)
     vectors, values = vectors[:, kept], values[kept]
     solved = (vectors @ ((vectors.mT @ right) / values.unsqueeze(1))).mT.to(site.base)
-    return site.base + scale * (solved.mT if transposed else solved)
+    merged: Tensor = site.base + scale * (solved.mT if transposed else solved)
+    return merged

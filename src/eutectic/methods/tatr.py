@@ -38,4 +38,5 @@ def tatr(site: Site, *, ratio: Fraction = 0.01) -> Tensor:
         return site.deltas
     found = conflict(site.deltas)
     kept = (found < site.fold("cut")) | (found == 0)
-    return site.deltas * kept  # a NaN times 0 is a NaN: it is seen
+    masked: Tensor = site.deltas * kept  # a NaN times 0 is a NaN: it is seen
+    return masked

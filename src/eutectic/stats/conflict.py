@@ -3,9 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from eutectic.numerics.kernels import BINS
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Again, Part, Seen
-from eutectic.stats.weights import BINS, OfWeights, Window, count, look, open_window, sampled_sweeps
+from eutectic.stats.weights import OfWeights, Window, count, look, open_window, sampled_sweeps
 
 
 def conflict(deltas: Tensor) -> Tensor:

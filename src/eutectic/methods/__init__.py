@@ -27,6 +27,7 @@ from eutectic.methods.iso_cts import iso_cts
 from eutectic.methods.karcher import karcher
 from eutectic.methods.knots import knots
 from eutectic.methods.linear import linear
+from eutectic.methods.lot import lot
 from eutectic.methods.magmax import magmax
 from eutectic.methods.model_stock import model_stock
 from eutectic.methods.multislerp import multislerp
@@ -42,6 +43,7 @@ from eutectic.methods.sce import sce
 from eutectic.methods.slerp import slerp
 from eutectic.methods.tall_masks import tall_masks
 from eutectic.methods.task_arithmetic import task_arithmetic
+from eutectic.methods.tatr import tatr
 from eutectic.methods.ties import ties
 from eutectic.methods.trim import trim
 from eutectic.methods.tsv_c import tsv_c
@@ -71,6 +73,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         karcher,
         knots,
         linear,
+        lot,
         magmax,
         model_stock,
         multislerp,
@@ -86,6 +89,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         slerp,
         tall_masks,
         task_arithmetic,
+        tatr,
         ties,
         trim,
         tsv_c,

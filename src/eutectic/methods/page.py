@@ -1,5 +1,6 @@
 """What a method says of itself: as data, as pages of text and Markdown, and as rows of tables."""
 
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -46,7 +47,7 @@ def describe(method: Method[Any]) -> dict[str, Any]:
 
 def summary(method: Method[Any]) -> str:
     """Returns the first sentence of the method's docstring, without its shapes."""
-    return method.doc.splitlines()[0].split(": (")[0].rstrip(".")
+    return re.split(r": (?:\(|n )", method.doc.splitlines()[0])[0].rstrip(".")
 
 
 def notes(method: Method[Any]) -> str:

@@ -253,6 +253,8 @@ class Decider:
         needs = [step.method.needs_for(dict(step.values)) for step in steps]
         wants_base = any(need.base or (need.base_counts and self.base is not None) for need in needs)
         wants_base = wants_base or any(feed.delta or feed.numel < _numel(shape) for feed in models)
+        sources = [each.source() for step in steps for each in step.coefficients.values()]
+        wants_base = wants_base or any(source.of == "delta" for source in sources)  # whose norms are of differences
         if wants_base and base is None:
             if self.base is None:  # needed with these options only, or the recipe's check would have said so
                 names = ", ".join(step.method.name for step, need in zip(steps, needs, strict=True) if need.base)

@@ -68,7 +68,7 @@ def _chain(params: Mapping[str, Any]) -> Any:
     config, scale = params.get("merge_config", {}), params.get("scaling_coeffs", 1.0)
     scale = scale[0] if isinstance(scale, list) else scale  # the reference takes the first for all
     share = config.get("topK", 100) / 100
-    kind = params.get("method")
+    kind = params.get("method", "")
     if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics"):
         return kind
     if kind == "robustmerge":

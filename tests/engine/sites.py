@@ -65,6 +65,9 @@ class Collected:
         if at < numel or numel == 0:
             yield at, numel
 
+    def phase(self, site: Merged, start: int) -> int:
+        return 0
+
     def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         self.written.setdefault(site.spec.name, {})[start, stop] = data.tobytes()
         self.bad += bad

@@ -57,6 +57,9 @@ class Collected:
         """Yields the whole tensor."""
         yield 0, numel
 
+    def phase(self, site: Merged, start: int) -> int:
+        return 0
+
     def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Keeps a slice."""
         width = site.spec.dtype.bits // 8

@@ -21,6 +21,10 @@ from eutectic.quantities import format_bytes
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+#: Bytes of a page: what is written past the cache starts and ends at its multiples, in memory and in the file.
+PAGE = 4096
+#: Less than this goes through the cache: to wait for the disk would cost more than a copy.
+LEAST_DIRECT = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -193,12 +197,14 @@ class ShardWriter:
         self.folder = folder
         self.layout = layout
         self._descriptors: list[int] = []
+        self._direct: list[int | None] = []
         self._dirty: set[int] = set()
         self._broken = False
         try:
             for shard in layout.shards:
                 _make_folder(folder, (folder / shard.filename).parent)
                 self._descriptors.append(_open_output(folder / shard.filename))
+                self._direct.append(_open_direct(folder / shard.filename))
             self._reserve(preallocate)
             for number, shard in enumerate(layout.shards):
                 self._pwrite(number, bytes(8) + shard.header[8:], 0, "write the header")
@@ -230,8 +236,15 @@ class ShardWriter:
             f"{format_bytes(_free(self.folder))} free. Make room and run the same command again."
         )
 
+    def phase(self, name: str, start_byte: int) -> int:
+        """Returns where in a page of the file byte `start_byte` of tensor `name` lies."""
+        return (self.layout.locate(name)[1] + start_byte) % PAGE
+
     def write(self, name: str, start_byte: int, data: Buffer) -> None:
         """Writes `data` into tensor `name`, from its byte `start_byte` on; other threads run meanwhile.
+
+        A large buffer whose address has the `phase` of its place goes to the disk as it is. The system would copy any
+        other into memory of its own first, which costs more than most merges, and makes room by forgetting inputs.
 
         Raises:
             OutputError: when the disk is full or fails.
@@ -245,11 +258,30 @@ class ShardWriter:
         view = memoryview(data) if isinstance(data, bytes) else data.data
         done = 0
         try:
+            if not isinstance(data, bytes) and (data.ctypes.data - offset) % PAGE == 0:
+                done = self._pwrite_pages(number, view, offset)
             while done < len(view):
                 done += os.pwrite(self._descriptors[number], view[done:], offset + done)
         except OSError as error:
             raise _failure(self.folder / self.layout.shards[number].filename, error, doing) from error
         self._dirty.add(number)
+
+    def _pwrite_pages(self, number: int, view: memoryview, offset: int) -> int:
+        """Writes a large buffer's first bytes and then its whole pages past the cache; returns how many bytes in all."""
+        direct, head = self._direct[number], -offset % PAGE
+        pages = (len(view) - head) // PAGE * PAGE
+        if direct is None or pages < LEAST_DIRECT:
+            return 0
+        if head and os.pwrite(self._descriptors[number], view[:head], offset) < head:
+            return 0
+        try:
+            return head + os.pwrite(direct, view[head : head + pages], offset + head)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self._direct[number] = None  # opened, but not written: a filesystem with other ideas of alignment
+            os.close(direct)
+            return 0
 
     def sync(self) -> None:
         """Returns when every write that returned before this call is on the disk.
@@ -284,6 +316,10 @@ class ShardWriter:
         """Closes the files, whole or not."""
         while self._descriptors:
             os.close(self._descriptors.pop())
+        while self._direct:
+            direct = self._direct.pop()
+            if direct is not None:
+                os.close(direct)
 
 
 def _make_folder(home: Path, inner: Path) -> None:
@@ -311,6 +347,16 @@ def _open_output(path: Path) -> int:
         os.close(descriptor)
         raise OutputError(f"{path}: expected a file with no other name, found a device or a hard link")
     return descriptor
+
+
+def _open_direct(path: Path) -> int | None:
+    """Opens a file once more, for writing past the page cache; None where the system or the filesystem cannot."""
+    if not hasattr(os, "O_DIRECT"):
+        return None
+    try:
+        return os.open(path, os.O_WRONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None
 
 
 def _allocate(descriptor: int, size: int) -> None:

@@ -103,6 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line, and ends the process with an exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = _DEBUG in given
+    # The library's pool would spin beside our own threads, and no verb hands it anything: it is told before it starts.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     given = [each for each in given if each != _DEBUG]
     try:
         given, flags = _theirs(given)

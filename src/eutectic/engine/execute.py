@@ -37,6 +37,10 @@ class Sink(Protocol):
         """Yields the element ranges still to be written."""
         ...
 
+    def phase(self, site: Merged, start: int) -> int:
+        """Returns where in a page a buffer should lie that starts with that element."""
+        ...
+
     def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Takes the bytes of elements start..stop, of which `bad` are not finite, and the slice's extras."""
         ...
@@ -236,7 +240,7 @@ class Executor:
 
     def _write(self, worker: Worker, chain: Chain, rows: Rows) -> None:
         spec = chain.site.spec
-        out = worker.out(rows.count * spec.dtype.bits // 8)
+        out = worker.out(rows.count * spec.dtype.bits // 8, self._sink.phase(chain.site, rows.start))
         extras = worker.extras(chain.site, rows.start, rows.count)
         bad = chain.combine(rows, out, spec.dtype.name, extras)
         self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad, extras)

@@ -7,6 +7,7 @@ import numpy as np
 
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.checkpoint.spec import TensorSpec
+from eutectic.checkpoint.writer import PAGE
 from eutectic.engine.chain import Chain
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import CODES, ITEMSIZE, Rows
@@ -23,11 +24,12 @@ class Worker:
         self._out = np.empty(0, np.uint8)
         self._extras = np.empty(0, np.uint8)
 
-    def out(self, nbytes: int) -> Buffer:
-        """Returns a buffer of that size; the last one is lost."""
-        if len(self._out) < nbytes:
-            self._out = np.empty(nbytes, np.uint8)
-        return self._out[:nbytes]
+    def out(self, nbytes: int, phase: int = 0) -> Buffer:
+        """Returns a buffer of that size whose address lies `phase` bytes into a page; the last one is lost."""
+        if len(self._out) < nbytes + PAGE:
+            self._out = np.empty(nbytes + PAGE, np.uint8)
+        lead = (phase - self._out.ctypes.data) % PAGE
+        return self._out[lead : lead + nbytes]
 
     def extras(self, site: Merged, start: int, count: int) -> list[Buffer]:
         """Returns a buffer for each extra of a slice, for all models; the last ones are lost."""

@@ -22,6 +22,7 @@ from eutectic.engine.extras import places
 from eutectic.engine.journal import Journal
 from eutectic.engine.measurements import measurements
 from eutectic.engine.meter import Meter
+from eutectic.engine.reader import Worker
 from eutectic.engine.receipt import Receipt, describe_fates, describe_inputs, versions
 from eutectic.engine.staging import Staging, finished
 from eutectic.engine.sweep import share
@@ -170,14 +171,14 @@ def _copy_all(plan: Plan, sink: "_Sink") -> None:
                 for at in range(start, max(stop, start + 1), step):
                     yield each, source, at, min(stop, at + step)
 
-    def copy(buffer: list[Buffer], piece: tuple[Copied, Source, int, int]) -> None:
+    def copy(worker: Worker, piece: tuple[Copied, Source, int, int]) -> None:
         each, source, start, stop = piece
-        size = (stop - start) * each.spec.dtype.bits // 8
-        source.read_into(each.feed.name, start, buffer[0][:size])
-        sink.put(each.spec.name, start, stop, each.spec.dtype.bits, buffer[0][:size])
-        sink.progress(size, "copying")
+        data = worker.out((stop - start) * each.spec.dtype.bits // 8, sink.phase(each, start))
+        source.read_into(each.feed.name, start, data)
+        sink.put(each.spec.name, start, stop, each.spec.dtype.bits, data)
+        sink.progress(len(data), "copying")
 
-    share(pieces(), [[np.empty(PIECE + 64, np.uint8)] for _ in range(plan.schedule.threads)], copy)
+    share(pieces(), [Worker(plan.inputs) for _ in range(plan.schedule.threads)], copy)
 
 
 class _Sink:
@@ -202,6 +203,10 @@ class _Sink:
     def found(self, key: str, value: Any) -> None:
         """Stores the result of a statistic."""
         self._journal.found(key, value)
+
+    def phase(self, site: Merged | Copied, start: int) -> int:
+        """Returns where in a page of the output that element lies."""
+        return self._writer.phase(site.spec.name, start * site.spec.dtype.bits // 8)
 
     def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Takes the bytes of elements start..stop of a merged site, and its extras."""

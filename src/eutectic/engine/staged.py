@@ -159,6 +159,10 @@ class _Nowhere:
         """Yields the whole tensor."""
         yield 0, numel
 
+    def phase(self, site: Merged, start: int) -> int:
+        """Asks for nothing: no file is written."""
+        return 0
+
     def write(self, site: Merged, start: int, stop: int, data: Buffer, bad: int, extras: Sequence[Buffer]) -> None:
         """Is never called: sites are merged by whoever reads them."""
         raise AssertionError(site.spec.name)

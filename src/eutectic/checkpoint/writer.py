@@ -267,7 +267,7 @@ class ShardWriter:
         self._dirty.add(number)
 
     def _pwrite_pages(self, number: int, view: memoryview, offset: int) -> int:
-        """Writes a large buffer's first bytes and then its whole pages past the cache; returns how many bytes in all."""
+        """Writes a large buffer up to its last whole page, past the cache; returns how many bytes those are."""
         direct, head = self._direct[number], -offset % PAGE
         pages = (len(view) - head) // PAGE * PAGE
         if direct is None or pages < LEAST_DIRECT:

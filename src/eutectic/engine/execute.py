@@ -10,9 +10,8 @@ over its slices together).
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 from eutectic.checkpoint.source import Buffer, Checkpoint
@@ -139,44 +138,56 @@ class Executor:
     # ---- statistics -------------------------------------------------------------------------------------------------
 
     def _sweep(self, groups: dict[Request, list[Chain]]) -> None:
-        """Computes statistics over several sites at once."""
+        """Computes statistics over several sites at once; those that span the same sites see them in one go."""
+        together: dict[tuple[int, ...], list[Request]] = defaultdict(list)
         for request, chains in groups.items():
-            self._recall(request, chains, partial(self._fold, request, chains))
+            together[tuple(map(id, chains))].append(request)
+        for requests in together.values():
+            self._recall(requests, groups[requests[0]], self._fold)
 
-    def _recall(self, request: Request, chains: Sequence[Chain], compute: Callable[[], Any]) -> None:
-        """Gives sites a statistic's result: the one an earlier run stored, or else what `compute` finds, stored."""
-        key = _key(request, chains)
-        result = self._sink.result(key)
-        if result is None:
-            result = compute()
-            self._sink.found(key, result)
-        for chain in chains:
-            chain.accept(request, result)
+    def _recall(
+        self,
+        requests: Sequence[Request],
+        chains: Sequence[Chain],
+        compute: Callable[[Sequence[Request], Sequence[Chain]], list[Any]],
+    ) -> None:
+        """Gives sites statistics' results: those an earlier run stored, or else what `compute` finds, stored."""
+        found = {request: self._sink.result(_key(request, chains)) for request in requests}
+        lacking = [request for request, result in found.items() if result is None]
+        for request, result in zip(lacking, compute(lacking, chains) if lacking else (), strict=True):
+            self._sink.found(_key(request, chains), result)
+            found[request] = result
+        for request, result in found.items():
+            for chain in chains:
+                chain.accept(request, result)
 
-    def _fold(self, request: Request, chains: Sequence[Chain]) -> Any:
-        """Shows every slice of some sites to a statistic until it is finished."""
-        statistic = request.statistic
-        first = chains[0]
-        state = statistic.init([chain.part for chain in chains], len(first.site.models), first.double)
-        while True:
-            every = statistic.sample(state)
+    def _fold(self, requests: Sequence[Request], chains: Sequence[Chain]) -> list[Any]:
+        """Shows every slice of some sites to statistics until they are finished; slices alike are read once for all."""
+        parts, first = [chain.part for chain in chains], chains[0]
+
+        def walk(states: dict[Request, Any]) -> dict[Request, Any]:
+            statistic = next(iter(states)).statistic
+            every = statistic.sample(states[next(iter(states))])
             spans = [span for chain in chains for span in self._shown(statistic, chain, every)]
             workers = self._workers[: self._schedule.whole_threads] if statistic.whole else self._workers
-            states = [state, *(copy.deepcopy(state) for _ in workers[1:])]
-            mine = dict(zip(map(id, workers), states, strict=True))
+            every_states = [states, *(copy.deepcopy(states) for _ in workers[1:])]
+            mine = dict(zip(map(id, workers), every_states, strict=True))
 
-            def show(worker: Worker, span: Span, mine: dict[int, Any] = mine) -> None:
+            def show(worker: Worker, span: Span) -> None:
                 rows = worker.load(span.chain, span.start, span.stop)
-                statistic.update(mine[id(worker)], span.chain.seen(request, rows))
+                for request, state in mine[id(worker)].items():
+                    request.statistic.update(state, span.chain.seen(request, rows))
 
             self._share(spans, show, "measuring", workers)
-            joined = states[0]
-            for other in states[1:]:
-                joined = statistic.combine(joined, other)
-            result = statistic.finish(joined)
-            if not isinstance(result, Again):
-                return result
-            state = result.state
+            return {request: _joined(request.statistic, [each[request] for each in every_states]) for request in states}
+
+        states = {request: request.statistic.init(parts, len(first.site.models), first.double) for request in requests}
+        return _finished(states, walk, self._alike)
+
+    def _alike(self, request: Request, state: Any) -> Hashable:
+        """What two statistics must have in common to be shown the same slices."""
+        statistic = request.statistic
+        return statistic.whole, statistic.whole_rows, statistic.sample(state)
 
     def settle_own(self, chain: Chain) -> None:
         """Computes all statistics of one large site with all threads."""
@@ -184,27 +195,34 @@ class Executor:
             self._settle_level(chain)
 
     def _settle_level(self, chain: Chain) -> None:
-        for request in chain.requests():
-            self._recall(request, [chain], partial(self._fold, request, [chain]))
+        self._recall(chain.requests(), [chain], self._fold)
 
-    def _fold_alone(self, request: Request, chain: Chain, rows: Callable[[int, int], Rows], held: bool) -> Any:
-        """Computes a statistic of one site on one worker; `rows` gives any stretch of it."""
-        statistic: Statistic = request.statistic
-        state = statistic.init([chain.part], len(chain.site.models), chain.double)
-        while True:
-            every = statistic.sample(state)
+    def _fold_alone(
+        self, requests: Sequence[Request], chain: Chain, rows: Callable[[int, int], Rows], held: bool
+    ) -> list[Any]:
+        """Computes statistics of one site on one worker; `rows` gives any stretch of it."""
+
+        def walk(states: dict[Request, Any]) -> dict[Request, Any]:
+            statistic = next(iter(states)).statistic
+            every = statistic.sample(states[next(iter(states))])
             if statistic.whole:
-                statistic.update(state, chain.seen(request, rows(0, chain.part.numel)))
+                cut: Iterable[tuple[int, int]] = [(0, chain.part.numel)]
             elif every > 1 and not held:
-                for start, stop in _stretches(chain.part.numel, every):
-                    statistic.update(state, chain.seen(request, rows(start, stop)))
+                cut = _stretches(chain.part.numel, every)
             else:
-                for start, stop in pieces(chain.part.numel, self._steps(chain, statistic)):
-                    statistic.update(state, chain.seen(request, rows(start, stop).sampled(every)))
-            result = statistic.finish(state)
-            if not isinstance(result, Again):
-                return result
-            state = result.state
+                cut = pieces(chain.part.numel, self._steps(chain, statistic))
+            for start, stop in cut:
+                shown = rows(start, stop)
+                if held and every > 1 and not statistic.whole:
+                    shown = shown.sampled(every)
+                for request, state in states.items():
+                    request.statistic.update(state, chain.seen(request, shown))
+            return states
+
+        states = {
+            request: request.statistic.init([chain.part], len(chain.site.models), chain.double) for request in requests
+        }
+        return _finished(states, walk, self._alike)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
@@ -225,12 +243,16 @@ class Executor:
 
         if held is not None:
             self._sink.progress(self._cost(chain, numel), "merging")
+
+        def fold(requests: Sequence[Request], chains: Sequence[Chain]) -> list[Any]:
+            return self._fold_alone(requests, chains[0], rows, held is not None)
+
         while requests := chain.requests():
-            for request in requests:
-                if held is not None:
-                    chain.accept(request, self._fold_alone(request, chain, rows, held=True))
-                else:
-                    self._recall(request, [chain], partial(self._fold_alone, request, chain, rows, held=False))
+            if held is None:
+                self._recall(requests, [chain], fold)
+                continue
+            for request, result in zip(requests, fold(requests, [chain]), strict=True):
+                chain.accept(request, result)
         if chain.site.locality is Locality.TENSOR:
             self._write(worker, chain, rows(0, numel))
             return
@@ -336,6 +358,35 @@ def _stretches(numel: int, every: int) -> Iterator[tuple[int, int]]:
     """Yields one stretch in `every`; small tensors are shown whole."""
     for start in range(0, max(numel, 1), STRETCH * every):
         yield start, min(numel, start + STRETCH)
+
+
+def _joined(statistic: Statistic, states: Sequence[Any]) -> Any:
+    joined = states[0]
+    for other in states[1:]:
+        joined = statistic.combine(joined, other)
+    return joined
+
+
+def _finished(
+    states: dict[Request, Any],
+    walk: Callable[[dict[Request, Any]], dict[Request, Any]],
+    alike: Callable[[Request, Any], Hashable],
+) -> list[Any]:
+    """Walks over the slices until every statistic has its result; in one walk go those that see the same slices."""
+    results: dict[Request, Any] = dict.fromkeys(states)
+    while states:
+        walks: dict[Hashable, dict[Request, Any]] = defaultdict(dict)
+        for request, state in states.items():
+            walks[alike(request, state)][request] = state
+        states = {}
+        for members in walks.values():
+            for request, state in walk(members).items():
+                result = request.statistic.finish(state)
+                if isinstance(result, Again):
+                    states[request] = result.state
+                else:
+                    results[request] = result
+    return list(results.values())
 
 
 def _key(request: Request, chains: Sequence[Chain]) -> str:

@@ -53,9 +53,31 @@ def site_folds(site: Merged) -> list[Statistic]:
     """Returns every statistic a site's chain declares, the ones they come after included."""
     found: list[Statistic] = []
     for step in site.steps:
-        ones = {name: (1.0,) * len(site.models) for name in step.coefficients}
         found += [coefficient.source().statistic for coefficient in step.coefficients.values()]
-        found += step.method.folds(**(ones | dict(step.values))).values()
+        found += _folds_of(step, len(site.models))
+    return _with_after(found)
+
+
+def fold_levels(site: Merged) -> list[list[Statistic]]:
+    """Returns a site's statistics in groups that one walk may take: those of a step that wait for equally many."""
+    depths: dict[tuple[int, int], list[Statistic]] = defaultdict(list)
+
+    def depth(statistic: Statistic) -> int:
+        return max((1 + depth(each) for each in statistic.after), default=0)
+
+    for position, step in enumerate(site.steps):
+        for statistic in dict.fromkeys(_with_after(_folds_of(step, len(site.models)))):
+            depths[position, depth(statistic)].append(statistic)
+    sources = (each.source().statistic for step in site.steps for each in step.coefficients.values())
+    return [list(dict.fromkeys(sources)), *depths.values()]
+
+
+def _folds_of(step: ResolvedStep, n: int) -> list[Statistic]:
+    ones = dict.fromkeys(step.coefficients, (1.0,) * n)
+    return list(step.method.folds(**(ones | dict(step.values))).values())
+
+
+def _with_after(found: list[Statistic]) -> list[Statistic]:
     for statistic in found:
         found.extend(each for each in statistic.after if each not in found)
     return found
@@ -135,20 +157,24 @@ class _Costs:
         return min(site.spec.numel, elements)
 
     def states(self) -> int:
-        """The states of the dearest statistic over its scope; one worker's."""
+        """The states of the dearest walk: of all statistics taken in it, each over its scope; one worker's."""
         most = 0
-        scopes: dict[Statistic, list[Merged]] = defaultdict(list)
+        scopes: dict[tuple[Statistic, ...], list[Merged]] = defaultdict(list)
         for site in self.merged:
-            for statistic in self.folds[id(site)]:
-                if statistic.scope is Scope.MODEL:
-                    scopes[statistic].append(site)
-                else:
-                    parts = [part_of(site)]
-                    most = max(most, statistic.nbytes(parts, len(site.models)))
-        for statistic, sites in scopes.items():
-            parts = [part_of(site) for site in sites]
-            most = max(most, statistic.nbytes(parts, len(sites[0].models)))
+            for level in fold_levels(site):
+                own = [statistic for statistic in level if statistic.scope is Scope.TENSOR]
+                most = max(most, _together(own, [site]))
+                spanning = tuple(statistic for statistic in level if statistic.scope is Scope.MODEL)
+                for some in {spanning, *((each,) for each in spanning)}:
+                    scopes[some].append(site)
+        for some, sites in scopes.items():
+            most = max(most, _together(some, sites))
         return most * 2  # a state and the narrower one that follows it
+
+
+def _together(statistics: Sequence[Statistic], sites: Sequence[Merged]) -> int:
+    parts = [part_of(site) for site in sites]
+    return sum(statistic.nbytes(parts, len(sites[0].models)) for statistic in statistics)
 
 
 def schedule(

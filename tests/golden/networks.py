@@ -265,6 +265,38 @@ def tatr_zero_shot(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_pat
         compare(got, {name: tensor for name, tensor in expected.items() if name in got}, facts)
 
 
+def tatr_grad(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """Gradients of each task's own samples at the base, and the mask that they make with the task vectors."""
+    names = ["pretrained", *(f"task{k}" for k in range(facts["K"]))]
+    weights = [without_data(part(inputs, name, rename=True)) for name in names]
+    folders = [folder(tmp_path / name, own) for name, own in zip(names, weights, strict=True)]
+    order = [name.replace("embed.", "first.") for name in facts["sorted_param_names"]]
+    base = TinyNet(facts["d_in"], facts["d"], facts["h"], facts["C"])
+    base.load_state_dict(weights[0])
+
+    def chain(tau: float) -> list[dict[str, Any]]:
+        return [
+            {"tatr": {"ratio": tau, "sensitivity": "gradients"}},
+            {"task_arithmetic": {"scale": facts["lam"]}},
+        ]
+
+    found = []
+    for k in range(facts["K"]):
+        task = part(inputs, f"task{k}")
+        rows = (task[n][: facts["max_samples"]].split(facts["bs"]) for n in ("x", "y"))
+        own = [{"x": x, "labels": y} for x, y in zip(*rows, strict=True)]
+        found.append(eutectic.statistics(base, own, chain(0.01), store=tmp_path / "store"))
+        results = next(iter(found[-1].results.values()))
+        gradients = torch.cat([results.measured(name).load().reshape(-1) for name in order])
+        compare({"gradients": gradients}, {"gradients": want[f"task{k}.avg_abs_grad"]}, facts)
+    for tau in facts["taus"]:
+        recipe = eutectic.merge(folders[1:], base=folders[0], method=chain(tau))
+        got = plan_and_run(recipe, tmp_path / f"out{tau}", statistics=found)
+        merged_ = torch.cat([got[name].reshape(-1) for name in order])
+        compare({"merged": merged_}, {"merged": want[f"tau{tau}.merged"]}, facts)
+        assert int((merged_ != torch.cat([weights[0][n].reshape(-1) for n in order])).sum()) == want[f"tau{tau}.kept"]
+
+
 RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "fisher_model": fisher_model,
     "fisher_weights": fisher_weights,
@@ -273,5 +305,6 @@ RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "regmean_matrix": regmean_matrix,
     "regmean_model": regmean_model,
     "regmean_pp": regmean_pp,
+    "tatr_grad": tatr_grad,
     "tatr_zero_shot": tatr_zero_shot,
 }

@@ -4,13 +4,35 @@ from collections.abc import Sequence
 
 from eutectic.plan.steps import Demand, Feed, Merged
 from eutectic.recipe.resolve import ResolvedStep
-from eutectic.stats.fold import Calibrated, Norm, Of
+from eutectic.stats.fold import Calibrated, Norm, Of, Sees
+
+#: Last words of the names of what is added to activations, rather than multiplied with them.
+_ADDED = ("bias", "beta")
 
 
-def read_by(step: ResolvedStep, n: int) -> dict[str, Calibrated | Norm]:
-    """Returns the calibrated statistics that a step reads, by the name it reads them under."""
-    ones = dict.fromkeys(step.coefficients, (1.0,) * n)
-    return dict(step.method.calibrated(**(ones | dict(step.values))))
+def read_by(site: Merged, step: ResolvedStep) -> dict[str, Calibrated | Norm]:
+    """Returns the calibrated statistics that a step reads at a site, by the name it reads them under.
+
+    Of those that its method declares, they are the ones that calibration may have a result of there.
+    """
+    ones = dict.fromkeys(step.coefficients, (1.0,) * len(site.models))
+    declared = step.method.calibrated(**(ones | dict(step.values)))
+    shown = _shown(site)
+    return {name: found for name, found in declared.items() if any(map(taken(found).takes, shown))}
+
+
+def taken(found: Calibrated | Norm) -> Calibrated:
+    """Returns the statistic that calibration takes: of a norm, what it is the norm of."""
+    return found.over if isinstance(found, Norm) else found
+
+
+def _shown(site: Merged) -> tuple[Sees, ...]:
+    """What calibration can show at a tensor: a map meets its inputs, a scale what a norm made, a shift neither."""
+    shape = site.spec.shape
+    if len(shape) > 1:
+        return (Sees.GRADIENTS, Sees.INPUTS)
+    scales = len(shape) == 1 and not site.spec.name.endswith(_ADDED)
+    return (Sees.GRADIENTS, Sees.NORMALISED) if scales else (Sees.GRADIENTS,)
 
 
 def held_under(site: Merged, feed: Feed, statistic: Calibrated) -> str:
@@ -28,8 +50,7 @@ def demands(merged: Sequence[Merged]) -> tuple[Demand, ...]:
     wanted: dict[tuple[Calibrated, int], dict[str, None]] = {}
     for site in merged:
         for step in site.steps:
-            for found in read_by(step, len(site.models)).values():
-                statistic = found.over if isinstance(found, Norm) else found
+            for statistic in map(taken, read_by(site, step).values()):
                 for feed in site.models:
                     wanted.setdefault((statistic, feed.source), {})[held_under(site, feed, statistic)] = None
     return tuple(Demand(statistic, source, tuple(names)) for (statistic, source), names in wanted.items())

@@ -185,6 +185,53 @@ def test_fisher_end_to_end(berts: Path, tmp_path: Path) -> None:
     assert bool(((got[tensor] >= low - 1e-6) & (got[tensor] <= high + 1e-6)).all())
 
 
+def test_gradients_at_the_base_under_each_tasks_own_head(tmp_path: Path) -> None:
+    """Experts of three and five classes: their gradients are the base's own under their heads, sample by sample.
+
+    What is masked is what the gradients of one say of the movement of the other, over the whole model.
+    """
+    import transformers
+
+    folders = []
+    for name, labels, seed in (("base", 3, 1), ("expert0", 3, 2), ("expert1", 5, 3)):
+        settings = config("bert", num_labels=labels)
+        folders.append(save(tmp_path / name, settings, "BertForSequenceClassification", seed))
+        texts(tmp_path / f"data{name[-1]}.jsonl", 6, seed=seed, labels=labels)
+    chain = [{"tatr": {"ratio": 0.2, "sensitivity": "gradients"}}, {"task_arithmetic": {"scale": 0.5}}]
+    made = recipe(tmp_path, chain, label="label", rules=[{"match": "classifier.*", "keep": "base"}])
+    got = run(made, tmp_path / "out", tmp_path / "store")
+    base, *experts = (load_file(folder / "model.safetensors") for folder in folders)
+    merged = [name for name in base if not name.startswith("classifier.") and "pooler" not in name]
+    gradients = []
+    for k, expert in enumerate(experts):
+        loaded = transformers.BertForSequenceClassification.from_pretrained(folders[1 + k]).eval()
+        head = {name: tensor for name, tensor in expert.items() if name.startswith("classifier.")}
+        loaded.load_state_dict({**base, **head}, strict=False)
+        tokens = transformers.AutoTokenizer.from_pretrained(folders[0])
+        weights = dict(loaded.named_parameters())
+        total = {name: torch.zeros_like(base[name]) for name in base if name not in head}
+        for line in (tmp_path / f"data{k}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            logits = loaded(**tokens(row["text"], return_tensors="pt")).logits
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor([row["label"]]))
+            for name, found in zip(total, torch.autograd.grad(loss, [weights[n] for n in total]), strict=True):
+                total[name] += found.abs()
+        gradients.append({name: each / 6 for name, each in total.items()})
+    moves = [{name: expert[name] - base[name] for name in gradients[0]} for expert in experts]
+    omega = {
+        name: gradients[0][name] * moves[1][name].abs() + gradients[1][name] * moves[0][name].abs()
+        for name in gradients[0]
+    }
+    every = torch.cat([omega[name].reshape(-1) for name in omega]).sort().values
+    cut = float(every[int(len(every) * 0.8)])
+    for name in merged:
+        near = (omega[name] / cut - 1).abs() < 1e-3  # which side of the cut is decided by rounding
+        kept = (omega[name] < cut).float()
+        expected = base[name] + 0.5 * kept * (moves[0][name] + moves[1][name])
+        assert torch.allclose(got[name].where(~near, expected), expected, atol=1e-6), name
+        assert float(near.float().mean()) < 0.05
+
+
 def test_a_head_outside_of_the_model_predicts(berts: Path, tmp_path: Path) -> None:
     """Logits of a frozen head; one of another width, or without weight, is refused before any pass."""
     save_file({"weight": torch.randn(3, 16)}, tmp_path / "head.safetensors")

@@ -253,6 +253,28 @@ def lot_linear(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: P
     compare(got, {name: want[name] for name in got}, facts)
 
 
+def lot_scale_bias(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """A norm's scale, one of whose channels never fires, and a shift by both of its means."""
+    tasks = [part(inputs, f"task{k}") for k in range(facts["K"])]
+    deltas = torch.stack([task["T"] for task in tasks])
+    merge, got = get("lot"), {}
+    for name, theirs, weight in (
+        ("norm.weight", "scale_opt", [1.0] * len(tasks)),
+        ("norm.bias", "bias_opt_plain_mean", [1.0] * len(tasks)),
+        ("norm.bias", "bias_opt_sample_weighted", [float(n) for n in facts["ns"]]),
+    ):
+        site = Site(name, len(tasks), Key(0, name), scales_of(tasks), deltas, torch.zeros_like(deltas[0]), True)
+        got[theirs] = merge(site, scale=1.0, rcond=0.0, weight=site.column(weight))
+    compare(got, want, facts)
+
+
+def scales_of(tasks: list[dict[str, Tensor]]) -> dict[str, Any]:
+    """Returns what calibration finds at the scale of a norm, in float64."""
+    rows = [task["X_normalized"] for task in tasks]
+    found = (Measured.of(torch.stack([x.sum(0), x.square().sum(0)]), len(x), 0) for x in rows)
+    return {"scales": tuple(found)}
+
+
 def tatr_zero_shot(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
     """A network whose mask needs no data: every parameter counts, and the sum of what is left is added."""
     names = ["pretrained", *(f"task{k}" for k in range(facts["K"]))]
@@ -302,6 +324,7 @@ RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "fisher_weights": fisher_weights,
     "lot_linear_fullrank": lot_linear,
     "lot_linear_rankdef": lot_linear,
+    "lot_scale_bias": lot_scale_bias,
     "regmean_matrix": regmean_matrix,
     "regmean_model": regmean_model,
     "regmean_pp": regmean_pp,

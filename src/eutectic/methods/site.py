@@ -9,6 +9,7 @@ from eutectic.adapters.factors import Factors
 from eutectic.errors import RecipeError, UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
+from eutectic.stats.fold import Sees, meets
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -76,6 +77,12 @@ class Site:
         if self.updates is None:
             raise UndeclaredNeed(f"{self.name}: reads factors without declaring Needs(domain=Domain.FACTORS)")
         return self.updates
+
+    @property
+    def meets(self) -> Sees | None:
+        """What the tensor is multiplied with, by its name and axes: inputs, what a norm made, or nothing (a shift)."""
+        values = self.base if self.values is None else self.values[0]
+        return meets(self.name, values.dim())
 
     @property
     def tensors(self) -> Tensor:

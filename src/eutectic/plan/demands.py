@@ -4,10 +4,7 @@ from collections.abc import Sequence
 
 from eutectic.plan.steps import Demand, Feed, Merged
 from eutectic.recipe.resolve import ResolvedStep
-from eutectic.stats.fold import Calibrated, Norm, Of, Sees
-
-#: Last words of the names of what is added to activations, rather than multiplied with them.
-_ADDED = ("bias", "beta")
+from eutectic.stats.fold import Calibrated, Norm, Of, Sees, meets
 
 
 def read_by(site: Merged, step: ResolvedStep) -> dict[str, Calibrated | Norm]:
@@ -17,22 +14,13 @@ def read_by(site: Merged, step: ResolvedStep) -> dict[str, Calibrated | Norm]:
     """
     ones = dict.fromkeys(step.coefficients, (1.0,) * len(site.models))
     declared = step.method.calibrated(**(ones | dict(step.values)))
-    shown = _shown(site)
+    shown = {Sees.GRADIENTS, meets(site.spec.name, len(site.spec.shape))} - {None}
     return {name: found for name, found in declared.items() if any(map(taken(found).takes, shown))}
 
 
 def taken(found: Calibrated | Norm) -> Calibrated:
     """Returns the statistic that calibration takes: of a norm, what it is the norm of."""
     return found.over if isinstance(found, Norm) else found
-
-
-def _shown(site: Merged) -> tuple[Sees, ...]:
-    """What calibration can show at a tensor: a map meets its inputs, a scale what a norm made, a shift neither."""
-    shape = site.spec.shape
-    if len(shape) > 1:
-        return (Sees.GRADIENTS, Sees.INPUTS)
-    scales = len(shape) == 1 and not site.spec.name.endswith(_ADDED)
-    return (Sees.GRADIENTS, Sees.NORMALISED) if scales else (Sees.GRADIENTS,)
 
 
 def held_under(site: Merged, feed: Feed, statistic: Calibrated) -> str:

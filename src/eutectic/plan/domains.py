@@ -14,6 +14,8 @@ from eutectic.recipe.resolve import ResolvedStep
 #: `ssm.state` holds some that are, whose names do not tell them apart.
 _NO_MAPS = ("embedding", "head", "attention.position", "attention.sink", "norm", "scale", "ssm.state", "ssm.conv",
             "quantization", "buffer")  # fmt: skip
+#: Branches that layers hold as vectors.
+_VECTORS = ("norm", "scale")
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,22 @@ def without_data(site: Merged, lacking: Collection[int]) -> Merged:
 
 def _outside(domain: Domain, role: Role, shape: tuple[int, ...]) -> str:
     """Says what puts a tensor outside a domain; nothing when it is inside."""
+    if domain is Domain.LAYERS:
+        return _outside_layers(role, shape)
     if domain is not Domain.ANY and len(shape) != 2:
         return f"{len(shape)}-D"
     if domain is Domain.LINEAR and any(role.matches(branch) for branch in _NO_MAPS):
         return role.value
     return ""
+
+
+def _outside_layers(role: Role, shape: tuple[int, ...]) -> str:
+    if not shape:
+        return "0-D"
+    if role is Role.EMBEDDING_PATCH:  # a convolution, and what it adds
+        return ""
+    vector = len(shape) == 1 and any(role.matches(branch) for branch in _VECTORS)
+    return "" if vector or not any(role.matches(branch) for branch in _NO_MAPS) else role.value
 
 
 def _instead(step: ResolvedStep, other: Elsewhere, method: Method[Any], n: int) -> ResolvedStep:

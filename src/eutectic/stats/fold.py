@@ -207,6 +207,24 @@ class Sees(enum.Enum):
     GRADIENTS = "gradients"  #: derivatives in the tensor's own shape
 
 
+#: Last words of the names of what is added to activations, rather than multiplied with them.
+_ADDED = ("bias", "beta")
+
+
+def meets(name: str, axes: int) -> Sees | None:
+    """Returns what a tensor of a layer is multiplied with.
+
+    Inputs where it is a map, what a norm made where it is a scale, and nothing where it is a shift.
+
+    Args:
+        name: the tensor's name.
+        axes: how many it has.
+    """
+    if axes > 1:
+        return Sees.INPUTS
+    return Sees.NORMALISED if axes and not name.endswith(_ADDED) else None
+
+
 class Calibrated(ABC):
     """A statistic of what passes through a model, which calibration computes and keeps on disk; a fold like the others.
 

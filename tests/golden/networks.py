@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,120 @@ def regmean_pp(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: P
     compare(got, want, facts)
 
 
+def cat_linear(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """One map in float64, in three variants: what is left of every task, and its sum around the base."""
+    tasks = [part(inputs, f"task{k}") for k in range(facts["K"])]
+    grams = tuple(Measured.of(task["X"].T @ task["X"], len(task["X"])) for task in tasks)
+    site = Site("w", len(tasks), Key(0, "w"), {"gram": grams}, torch.stack([t["T"] for t in tasks]), inputs["W0"], True)
+    variants: dict[str, dict[str, Any]] = {
+        "paper": {},
+        "positive_only": {"positive_only": True},
+        "norm_preserving": {"preserve_norm": True},
+    }
+    assert set(variants) == set(facts["variants"])
+    for name, values in variants.items():
+        left = trimmed(site, facts, values)
+        got = {f"T{k}": left[k] for k in range(len(tasks))}
+        compare({**got, "merged": inputs["W0"] + facts["alpha"] * left.sum(0)}, part(want, name), facts)
+    left = trimmed(site, facts, {})
+    last = want[f"task{len(tasks) - 1}.projector"]  # trimmed for last, so nothing of the others is left along it
+    assert all(torch.allclose(last @ move, torch.zeros_like(move), atol=facts["tolerance"]) for move in left[:-1])
+
+
+def trimmed(site: Site, facts: Mapping[str, Any], values: Mapping[str, Any]) -> Tensor:
+    """Returns what CAT leaves of the movements, its parameters the case's."""
+    own = {"directions": facts["c"], "balance": facts.get("lambda", facts.get("cat_lambda"))}
+    plain: dict[str, Any] = {"positive_only": False, "preserve_norm": False, "scores": "sum"}
+    left: Tensor = get("cat")(site, **{**plain, **own, **values})
+    return left
+
+
+def cat_scale_shift(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """A norm's scale by sums and by means, and a shift: what is left, and where zeroes are."""
+    tasks = [part(inputs, f"task{k}") for k in range(facts["K"])]
+    n, base = len(tasks), inputs["W0_scale"]
+    moves = {what: torch.stack([task[f"T_{what}"] for task in tasks]) for what in ("scale", "shift")}
+    for scores in ("sum", "mean"):
+        site = Site("norm.weight", n, Key(0, "w"), scales_of(tasks), moves["scale"], base, True)
+        left = trimmed(site, facts, {"scores": scores})
+        got = {**{f"T{k}": left[k] for k in range(n)}, "merged_alpha0.5": base + 0.5 * left.sum(0)}
+        expected = part(want, f"scale.{scores}")
+        compare(got, {name: expected[name] for name in got}, facts)
+        zeroed(left, moves["scale"], [expected[f"task{k}.remove_mask"] for k in range(n)])
+    site = Site("norm.bias", n, Key(0, "w"), {}, moves["shift"], base, True)
+    left, expected = trimmed(site, facts, {}), part(want, "shift")
+    compare({f"T{k}": left[k] for k in range(n)}, {f"T{k}": expected[f"T{k}"] for k in range(n)}, facts)
+    zeroed(left, moves["shift"], [expected[f"task{k}.remove_mask"] for k in range(n)])
+
+
+def zeroed(left: Tensor, moves: Tensor, masks: Sequence[Tensor]) -> None:
+    """Holds that a movement is 0 where the masks of the other tasks are 1, and untouched elsewhere."""
+    for i, move in enumerate(moves):
+        gone = torch.stack([mask for k, mask in enumerate(masks) if k != i]).sum(0) > 0
+        assert torch.equal(left[i], move * ~gone)
+
+
+def catlot_model(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """A network end to end, its head outside. The store keeps float32, which bounds how near its merge can come.
+
+    Then every tensor by itself, from sums of its own rows in float64.
+    """
+    names = ["pretrained", *(f"task{k}" for k in range(facts["K"]))]
+    weights = [without_data(part(inputs, name, rename=True)) for name in names]
+    folders = [folder(tmp_path / name, own) for name, own in zip(names, weights, strict=True)]
+    cat_step = {"directions": facts["c"], "balance": facts["cat_lambda"]}
+    chains: dict[str, Any] = {
+        "cat": [{"cat": cat_step}, {"task_arithmetic": {"scale": facts["alpha"]}}],
+        "lot": {"lot": {"scale": facts["lot_lambda"]}},
+    }
+    rows = [activations(facts, inputs, k) for k in range(facts["K"])]
+    for kind, chain in chains.items():
+        found = []
+        for k in range(facts["K"]):
+            own = [inputs[f"task{k}.x"]]
+            found.append(eutectic.statistics(tiny(facts, inputs, k).double(), own, chain, store=tmp_path / "store"))
+        recipe = eutectic.merge(folders[1:], base=folders[0], method=chain, rules=[{"match": "head.*", "keep": "base"}])
+        got = plan_and_run(recipe, tmp_path / kind, statistics=found)
+        expected = part(want, kind, rename=True)
+        compare({name: got[name] for name in expected}, expected, {"tolerance": 1e-5})
+        exact = {}
+        for name in expected:
+            moves = torch.stack([own[name] - weights[0][name] for own in weights[1:]])
+            results: dict[str, Any] = {}
+            if moves.dim() == 3:
+                results["gram"] = tuple(Measured.of(x[name].T @ x[name], len(x[name])) for x in rows)
+            elif name == "ln.weight":
+                results = scales_of([{"X_normalized": x[name]} for x in rows])
+            site = Site(name, facts["K"], Key(0, name), results, moves, weights[0][name], True)
+            if kind == "lot":
+                ones = site.column([1.0] * facts["K"])
+                exact[name] = get("lot")(site, scale=facts["lot_lambda"], rcond=1e-12, weight=ones)
+            else:
+                left = trimmed(site, facts, cat_step)
+                exact[name] = weights[0][name] + facts["alpha"] * left.sum(0)
+        compare(exact, expected, facts)
+
+
+def activations(facts: Mapping[str, Any], inputs: Named, k: int) -> dict[str, Tensor]:
+    """Returns what a task's own network multiplies each of its tensors with, on the task's own samples."""
+    net = tiny(facts, inputs, k).double()
+    found: dict[str, Tensor] = {}
+
+    def watch(name: str, layer: nn.Module) -> None:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+            rows = given[0].reshape(-1, given[0].shape[-1])
+            plain = nn.functional.layer_norm(rows, rows.shape[-1:]) if isinstance(layer, nn.LayerNorm) else rows
+            found[f"{name}.weight"] = plain.detach()
+
+        layer.register_forward_pre_hook(hook)
+
+    for name, layer in net.named_children():
+        watch(name, layer)
+    with torch.no_grad():
+        net(inputs[f"task{k}.x"])
+    return found
+
+
 def fisher_weights(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
     """The formula alone, on given diagonals."""
     store = Store(tmp_path / "store")
@@ -320,6 +434,9 @@ def tatr_grad(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Pa
 
 
 RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
+    "cat_linear": cat_linear,
+    "cat_scale_shift": cat_scale_shift,
+    "catlot_model": catlot_model,
     "fisher_model": fisher_model,
     "fisher_weights": fisher_weights,
     "lot_linear_fullrank": lot_linear,

@@ -1,14 +1,14 @@
-"""CAT Merging: takes out of every task's movement what disturbs the layers of another task most, and helps its own least.
+"""CAT Merging: takes out of every task's movement what disturbs the layers of the other tasks most.
 
 Source: Sun et al., CAT Merging: A Training-Free Approach for Resolving Conflicts in Model Merging, ICML 2025,
 arXiv:2505.06977. For each task k, of a linear map: B_k, the eigenvectors of the `directions` largest eigenvalues of
 G_k = sum over i != k of T_i (X_k^T X_k - lambda X_i^T X_i) T_i^T, and T_i <- (I - B_k B_k^T) T_i; of a norm's scale,
 the channels z of the largest sum over i != k of (s_k,z - lambda s_i,z) T_i,z^2, with s the sums of the squares that it
 multiplies; of a shift those of the largest sum of T_i,z^2; in these the T_i become 0. All are found from the first T,
-then applied for k = 1, 2, ... to every T_i but the k-th. The merge that follows adds what is left, at a scale of 0.2 to
-0.6. `preserve_norm` and `scores: mean` are what is known of the authors' code.
-Departs: a convolution is the map of its unfolded patches; grouped ones, embeddings, positions and heads are left as they
-are. `lambda` has no published default. Maps that a model packs into one tensor (query, key and value) are one map here.
+then applied for k = 1, 2, ... to every T_i but the k-th. The merge that follows adds up what is left (0.2 to 0.6 of
+it). `preserve_norm` and `scores: mean` are what is known of the authors' code.
+Departs: a convolution is the map of its unfolded patches; grouped ones, embeddings, positions and heads are left as
+they are. `lambda` has no published default. Maps that a model packs into one tensor (query, key, value) are one map.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,8 +27,8 @@ from eutectic.stats.store import Measured
 Trim = Callable[[Tensor], Tensor]
 
 
-def _calibrated(**_: object) -> Mapping[str, Calibrated]:
-    return {"gram": InputGram(), "scales": InputMoments("each", "scales")}
+def _calibrated(*, directions: int, **_: object) -> Mapping[str, Calibrated]:
+    return {"gram": InputGram(), "scales": InputMoments("each", "scales")} if directions else {}
 
 
 def _scratch(n: int, shape: tuple[int, ...]) -> float:
@@ -80,8 +80,8 @@ def cat(
     found: Sequence[Measured] = site.fold("gram")
     transposed = found[0].axis == 0  # GPT-2 stores (d_in, d_out)
     flat = moves.mT if transposed else moves.flatten(2)
-    grams = [_through(each, flat.shape[-1]) for each in found]
-    if any(gram is None for gram in grams):  # groups of channels
+    grams = [gram for each in found if (gram := _through(each, flat.shape[-1])) is not None]
+    if len(grams) < site.n:  # groups of channels
         return deltas
     trims = [_project(k, flat, grams, balance, directions, positive_only) for k in range(site.n)]
     trimmed = _apply(trims, flat, preserve_norm)

@@ -1,6 +1,7 @@
 """The largest eigenvalues of a symmetric matrix that is known by what it does to vectors."""
 
 from collections.abc import Callable
+from typing import cast
 
 from eutectic.numerics.tensors import Tensor, torch
 
@@ -64,7 +65,6 @@ def _beside(block: Tensor, basis: Tensor) -> Tensor:
     for _ in range(2):
         block = block - basis @ (basis.mT @ block)
     found = torch.linalg.qr(block)
-    kept = found.R.diagonal().abs() > 1e-10
-    block = found.Q[:, kept]
-    block = block - basis @ (basis.mT @ block)
-    return torch.linalg.qr(block).Q
+    block = found.Q[:, found.R.diagonal().abs() > 1e-10]
+    left = torch.linalg.qr(block - basis @ (basis.mT @ block))
+    return cast(Tensor, left.Q)

@@ -14,7 +14,7 @@ def read_by(site: Merged, step: ResolvedStep) -> dict[str, Calibrated | Norm]:
     """
     ones = dict.fromkeys(step.coefficients, (1.0,) * len(site.models))
     declared = step.method.calibrated(**(ones | dict(step.values)))
-    shown = {Sees.GRADIENTS, meets(site.spec.name, len(site.spec.shape))} - {None}
+    shown = [each for each in (Sees.GRADIENTS, meets(site.spec.name, len(site.spec.shape))) if each is not None]
     return {name: found for name, found in declared.items() if any(map(taken(found).takes, shown))}
 
 

@@ -374,6 +374,100 @@ def test_families_merge(kind: str, tmp_path: Path) -> None:
         assert not any(torch.allclose(got[name], (own[name] + other[name]) / 2, atol=1e-4) for name in names)
 
 
+def merge_two(folder: Path, method: Any, kind: str) -> list[dict[str, torch.Tensor]]:
+    """Merges two experts of a family on data of their own, all tensors merged; returns base, both, and the merge."""
+    architecture = FAMILIES[kind][0]
+    words = kind != "vit"
+    base, experts = family(folder, architecture, config(kind), words=words)
+    data = {}
+    for k in range(2):
+        data[f"e{k}"] = str(folder / (f"data{k}.jsonl" if words else f"pixels{k}.safetensors"))
+        if words:
+            texts(Path(data[f"e{k}"]), 12, seed=k)
+        else:
+            pixels = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(k))
+            save_file({"pixel_values": pixels}, data[f"e{k}"])
+    entries = [{"model": str(model), "name": f"e{k}"} for k, model in enumerate(experts)]
+    made = eutectic.merge(entries, base=str(base), method=method, calibration={"data": data, "batch": 4})
+    got = run(made, folder / "out", folder / "store")
+    return [*(load_file(each / "model.safetensors") for each in (base, *experts)), got]
+
+
+#: Of each family a norm's scale, a map, something added, and what is no part of a layer.
+PARTS = {
+    "llama": ("layers.1.input_layernorm.weight", "layers.1.mlp.down_proj.weight", None, "embed_tokens.weight"),
+    "gpt2": ("h.1.ln_2.weight", "h.1.mlp.c_proj.weight", "h.1.ln_2.bias", "wte.weight"),
+    "t5": ("block.1.layer.1.layer_norm.weight", "block.1.layer.1.DenseReluDense.wo.weight", None, "shared.weight"),
+    "vit": ("layer.1.layernorm_after.weight", "layer.1.output.dense.weight", "layer.1.output.dense.bias", "cls_token"),
+}
+
+
+def named(tensors: Mapping[str, torch.Tensor], end: str | None) -> list[str]:
+    """The tensors whose name ends so; some, if one is asked for."""
+    found = [name for name in tensors if end is not None and name.endswith(end)]
+    assert found or end is None, sorted(tensors)
+    return found
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_lot_solves_what_layers_hold(kind: str, tmp_path: Path) -> None:
+    """Maps and scales are between the tasks and no mean of them; what is added, and embeddings, are the mean."""
+    base, one, other, got = merge_two(tmp_path, "lot", kind)
+    scale, map_, shift, outside = PARTS[kind]
+    for name in named(got, scale):
+        low, high = torch.minimum(one[name], other[name]), torch.maximum(one[name], other[name])
+        assert bool(((got[name] >= low - 1e-6) & (got[name] <= high + 1e-6)).all())
+        assert not torch.allclose(got[name], (one[name] + other[name]) / 2, atol=1e-4)
+    for name in named(got, map_):
+        assert not torch.allclose(got[name], (one[name] + other[name]) / 2, atol=1e-4)
+        assert not torch.allclose(got[name], base[name], atol=1e-4)
+    for name in [*named(got, shift), *named(got, outside)]:
+        assert torch.allclose(got[name], (one[name] + other[name]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_cat_trims_what_layers_hold(kind: str, tmp_path: Path) -> None:
+    """Two directions of a map's outputs, two channels of scales and shifts, of each task; embeddings keep all."""
+    chain = [{"cat": {"directions": 2}}, {"task_arithmetic": {"scale": 1.0}}]
+    base, one, other, got = merge_two(tmp_path, chain, kind)
+    scale, map_, shift, outside = PARTS[kind]
+    for name in [*named(got, scale), *named(got, shift)]:
+        moves = [one[name] - base[name], other[name] - base[name]]
+        kept = [(got[name] - base[name] - sum(moves) + move).abs() > 1e-6 for move in moves]
+        assert [int((~each).sum()) for each in kept] == [2, 2] or bool((got[name] == base[name]).any())
+    for name in named(got, map_):
+        lost = one[name] + other[name] - base[name] - got[name]
+        assert int((torch.linalg.svdvals(lost) > 1e-4).sum()) == 4
+    for name in named(got, outside):
+        assert torch.allclose(got[name], one[name] + other[name] - base[name], atol=1e-6)
+
+
+def test_lot_weighs_scales_by_what_norms_make(tmp_path: Path) -> None:
+    """Of an RMS norm: squares of its inputs over their mean square, as hooks on transformers' own model say."""
+    import transformers
+
+    base, one, other, got = merge_two(tmp_path, {"lot": {"scale": 1.2}}, "llama")
+    name = "model.layers.1.input_layernorm.weight"
+    squares = []
+    for k in range(2):
+        loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path / f"expert{k}").eval()
+        tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / f"expert{k}")
+        found = torch.zeros(16)
+
+        def hook(_: Any, given: tuple[torch.Tensor, ...], found: torch.Tensor = found) -> None:
+            plain = given[0] * torch.rsqrt(given[0].square().mean(-1, keepdim=True) + 1e-6)
+            found += plain.square().sum((0, 1))
+
+        loaded.model.layers[1].input_layernorm.register_forward_pre_hook(hook)
+        with torch.no_grad():
+            for line in (tmp_path / f"data{k}.jsonl").read_text().splitlines():
+                loaded(**tokens(json.loads(line)["text"], return_tensors="pt"))
+        squares.append(found)
+    moved = squares[0] * (one[name] - base[name]) + squares[1] * (other[name] - base[name])
+    expected = base[name] + 1.2 * moved / (squares[0] + squares[1])
+    assert torch.allclose(got[name], expected, atol=1e-5)
+
+
 def test_behind_the_merged_blocks(tmp_path: Path) -> None:
     """RegMean++ of a decoder: what the first block is given is the same, further on it is not; copies are kept."""
     base, experts = family(tmp_path, "LlamaForCausalLM", config("llama"))

@@ -246,6 +246,56 @@ def test_a_head_outside_of_the_model_predicts(berts: Path, tmp_path: Path) -> No
         eutectic.plan(recipe(berts, "fisher", head=head), store=tmp_path / "store")
 
 
+def test_regmean_takes_weights_from_norms(berts: Path, tmp_path: Path) -> None:
+    """NAN's weights per tensor are those that a recipe with the numbers gives, and not equal ones."""
+    got = run(
+        recipe(berts, {"regmean": {"weight": {"nan": {"of": "delta", "per": "tensor"}}}}), tmp_path / "a", tmp_path
+    )
+    base, *experts = (load_file(berts / n / "model.safetensors") for n in ("base", "expert0", "expert1"))
+    name = "bert.encoder.layer.1.output.dense.weight"
+    sizes = [1 / float((expert[name] - base[name]).norm()) for expert in experts]
+    weights = [each / sum(sizes) for each in sizes]
+    rules = [{"role": "head", "keep": "base"}] + [
+        {"match": name, "models": [f"e{k}"], "set": {"weight": weight}} for k, weight in enumerate(weights)
+    ]
+    same = run(recipe(berts, "regmean", rules), tmp_path / "b", tmp_path)
+    assert torch.allclose(got[name], same[name], atol=1e-5)
+    uneven = run(recipe(berts, {"regmean": {"weight": 1.0}}), tmp_path / "c", tmp_path)
+    assert not torch.equal(got[name], uneven[name])
+
+
+CHAINS: dict[str, Any] = {
+    "tatr, ties": [{"tatr": {"ratio": 0.05, "sensitivity": "gradients"}}, {"ties": {"density": 0.5}}],
+    "trim, tatr, ties": [{"trim": {"density": 0.5}}, {"tatr": {"sensitivity": "ntk"}}, {"ties": {"density": 1.0}}],
+    "tatr, lot": [{"tatr": {"ratio": 0.05, "sensitivity": "gradients"}}, "lot"],
+    "tatr, cat": [{"tatr": {"sensitivity": "gradients"}}, "cat", "task_arithmetic"],
+    "cat, ties": ["cat", {"ties": {"density": 0.5}}],
+    "dare, tatr, regmean": [{"dare": {"density": 0.5}}, {"tatr": {"sensitivity": "gradients"}}, "regmean"],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_chains_on_data(chain: Any, berts: Path, tmp_path: Path) -> None:
+    """Statistics of several kinds, and cuts over what steps before left: the same bytes on threads and in slices."""
+    store = tmp_path / "store"
+    made = recipe(berts, chain, label="label", samples=3)
+    first = run(made, tmp_path / "out", store)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in first.values())
+    eutectic.run(eutectic.plan(made, store=store, threads=1, memory="200MiB"), out=tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not eutectic.verify(tmp_path / "out", sample=None, store=store).differing
+
+
+@pytest.mark.parametrize(
+    "method", ["lot", ["cat", "task_arithmetic"], CHAINS["tatr, ties"]], ids=["lot", "cat", "tatr"]
+)
+def test_one_sample(method: Any, berts: Path, tmp_path: Path) -> None:
+    """Is enough to merge: nothing is infinite."""
+    got = run(recipe(berts, method, label="label", samples=1), tmp_path / "out", tmp_path / "store")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in got.values())
+
+
 def test_one_sample_is_enough(berts: Path, tmp_path: Path) -> None:
     """Where one sample does not determine a map, it stays near the mean; nothing is infinite."""
     got = run(recipe(berts, {"regmean": {"alpha": 1.0}}, samples=1), tmp_path / "out", tmp_path / "store")
@@ -283,6 +333,31 @@ def test_labels_that_are_missing(berts: Path, tmp_path: Path) -> None:
     texts(tmp_path / "many.jsonl", 12, labels=7)
     many = recipe(berts, empirical, label="label", data=str(tmp_path / "many.jsonl"))
     refused(many, tmp_path / "s", "labels from 0 to 2, as the head has 3 classes; found [46]")
+
+
+def test_gradients_need_labels_and_a_head(berts: Path, tmp_path: Path) -> None:
+    """TATR by gradients: without data, without labels, and of models that predict nothing."""
+    gradients = [{"tatr": {"sensitivity": "gradients"}}, "task_arithmetic"]
+    plain = recipe(berts, gradients).model_copy(update={"calibration": None})
+    with pytest.raises(RecipeError, match=r"looks at gradients, so it needs data; add calibration"):
+        eutectic.plan(plain, store=tmp_path)
+    refused(recipe(berts, gradients), tmp_path / "s", r"expected samples with labels.*calibration\.label")
+    refused(recipe(berts, gradients, label="class"), tmp_path / "s", "expected a label under 'class'")
+    family(tmp_path, "BertModel", config("bert"))
+    for k in range(2):
+        shutil.copy(berts / f"data{k}.jsonl", tmp_path)
+    headless = recipe(tmp_path, gradients, label="label", rules=[])
+    refused(headless, tmp_path / "s", r"expected a model that predicts, found BertModel.*calibration\.head")
+
+
+@pytest.mark.parametrize("method", ["lot", ["cat", "task_arithmetic"]], ids=["lot", "cat"])
+def test_data_for_what_layers_hold(method: Any, berts: Path, tmp_path: Path) -> None:
+    """No section, and an empty file, are refused before any pass."""
+    with pytest.raises(RecipeError, match=r"looks at inputs, so it needs data"):
+        eutectic.plan(recipe(berts, method).model_copy(update={"calibration": None}), store=tmp_path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    empty = recipe(berts, method, data=str(tmp_path / "empty.jsonl"))
+    refused(empty, tmp_path / "s", "expected samples, found none")
 
 
 def test_a_tokenizer_of_another_model(berts: Path, tmp_path: Path) -> None:

@@ -139,6 +139,26 @@ def test_statistics_read_what_their_method_declares() -> None:
         without.seen(request, rows).measured(GradientMagnitude("base"))
 
 
+def test_statistics_behind_a_step_on_whole_tensors() -> None:
+    """A cut over what CAT left of tensors that are several slices: the same as of tensors that are one."""
+    shapes = {"a": (1100, 200), "b": (30, 8), "bias": (70_000,)}
+    models = [{name: normal(*shape, seed=seed) for name, shape in shapes.items()} for seed in (1, 2)]
+    base = {name: normal(*shape) for name, shape in shapes.items()}
+    chain = [("cat", {}), ("ties", {"density": 0.3})]
+    cut, whole = (
+        Job(chain, models, base, slice_elements=size, threads=threads).run()
+        for size, threads in ((GRAIN, 2), (8 * GRAIN, 1))
+    )
+    for name in shapes:
+        assert torch.equal(cut.tensor(name), whole.tensor(name)), name
+    each = [("linear", {"weight": share, "normalize": False}) for share in ((1.0, 0.0), (0.0, 1.0))]
+    left = [Job([chain[0], one], models, base).run() for one in each]  # what CAT leaves of each, alone
+    trimmed = [{name: one.tensor(name) for name in shapes} for one in left]
+    apart = Job(chain[1:], trimmed, base).run()
+    for name in shapes:
+        assert torch.allclose(whole.tensor(name), apart.tensor(name), atol=1e-5), name
+
+
 def test_counts_what_is_not_finite(tmp_path: Path) -> None:
     """Both ways count the merged values that are not finite in the output's type."""
     base = torch.zeros(10)

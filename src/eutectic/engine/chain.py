@@ -13,6 +13,7 @@ import numpy as np
 from eutectic.checkpoint.source import Buffer
 from eutectic.engine.measurements import Measurements
 from eutectic.errors import UndeclaredNeed
+from eutectic.methods.declare import Locality
 from eutectic.methods.extras import BIT
 from eutectic.methods.site import Site
 from eutectic.numerics import kernels
@@ -121,6 +122,12 @@ class Chain:
                 if fold.scope is Scope.MODEL and Request(position, fold) not in self.results:
                     return True
         return any(request.statistic.scope is Scope.MODEL for request in self._unmet_coefficients())
+
+    def sees_whole(self, request: Request) -> bool:
+        """Whether a statistic is shown the whole tensor: it must see it, or a step before it must."""
+        before = self.site.steps[: request.position]
+        needs = (step.method.needs_for(dict(step.values)) for step in before)
+        return request.statistic.whole or any(need.locality is Locality.TENSOR for need in needs)
 
     def seen(self, request: Request, rows: Rows) -> Seen:
         """Returns one slice as a statistic of `request` sees it."""

@@ -156,8 +156,9 @@ class Executor:
         state = statistic.init([chain.part for chain in chains], len(first.site.models), first.double)
         while True:
             every = statistic.sample(state)
-            spans = [span for chain in chains for span in self._shown(statistic, chain, every)]
-            workers = self._workers[: self._schedule.whole_threads] if statistic.whole else self._workers
+            spans = [span for chain in chains for span in self._shown(request, chain, every)]
+            whole = any(chain.sees_whole(request) for chain in chains)
+            workers = self._workers[: self._schedule.whole_threads] if whole else self._workers
             states = [state, *(copy.deepcopy(state) for _ in workers[1:])]
             mine = dict(zip(map(id, workers), states, strict=True))
 
@@ -189,7 +190,7 @@ class Executor:
         state = statistic.init([chain.part], len(chain.site.models), chain.double)
         while True:
             every = statistic.sample(state)
-            if statistic.whole:
+            if chain.sees_whole(request):
                 statistic.update(state, chain.seen(request, rows(0, chain.part.numel)))
             elif every > 1 and not held:
                 for start, stop in _stretches(chain.part.numel, every):
@@ -256,13 +257,13 @@ class Executor:
         for first, last in pieces(stop, grid, start):
             yield Span(chain, first, last)
 
-    def _shown(self, statistic: Statistic, chain: Chain, every: int) -> Iterator[Span]:
-        """Cuts a site for a statistic: not at all where it must see whole tensors, one stretch in `every`, or all."""
-        if statistic.whole:
+    def _shown(self, request: Request, chain: Chain, every: int) -> Iterator[Span]:
+        """Cuts a site for a statistic: not at all where it sees the whole tensor, one stretch in `every`, or all."""
+        if chain.sees_whole(request):
             return iter([Span(chain, 0, chain.part.numel)])
         if every > 1:
             return self._stretches(chain, every)
-        cut = pieces(chain.part.numel, self._steps(chain, statistic))
+        cut = pieces(chain.part.numel, self._steps(chain, request.statistic))
         return (Span(chain, start, stop) for start, stop in cut)
 
     def _steps(self, chain: Chain, statistic: Statistic) -> int:

@@ -108,27 +108,28 @@ def _mask(k: int, moves: Tensor, squares: Tensor | None, balance: float, count: 
 
 
 def _through(found: Measured, width: int) -> Trim | None:
-    """Multiplies a Gram matrix with vectors; by the rows it is of where these are few. None if there is one a group."""
+    """Multiplies rows, (k, d_in), with a Gram matrix, by the few rows it is of if so. None if there is one a group."""
     gram = found.load()
     if gram.dim() > 2 and gram.shape[0] > 1:
         return None
     if 4 * found.rows <= width:
-        rows = gram_rows(gram, found.rows)
-        return lambda vectors: rows.mT @ (rows @ vectors)
+        few = gram_rows(gram, found.rows)
+        return lambda rows: (rows @ few.mT) @ few
     whole = gram.reshape(width, width).double()
-    return lambda vectors: whole @ vectors
+    return lambda rows: rows @ whole
 
 
 def _project(k: int, moves: Tensor, grams: Sequence[Trim], balance: float, count: int, positive: bool) -> Trim:
     """Takes out the directions of the outputs, (d_out, c), along which the others disturb task k most."""
 
     def disturbed(vectors: Tensor) -> Tensor:
-        total = torch.zeros_like(vectors)
+        rows = vectors.mT  # vectors lie in rows: a library's product of a few columns may take thirty times as long
+        total = torch.zeros_like(rows)
         for i, move in enumerate(moves):
             if i != k:
-                moved = move.mT @ vectors
-                total += move @ (grams[k](moved) - balance * grams[i](moved))
-        return total
+                moved = rows @ move
+                total += (grams[k](moved) - balance * grams[i](moved)) @ move.mT
+        return total.mT
 
     values, vectors = leading(disturbed, moves.shape[1], count)
     vectors = vectors[:, values > 0] if positive else vectors

@@ -92,7 +92,7 @@ def _map(deltas: Tensor, found: Sequence[Measured], weight: Sequence[float], rco
     flat = deltas.flatten(2).double()  # the channels and places of a kernel are its inputs
     width = flat.shape[-1]
     cut = rcond or NOISE * width
-    if deltas.dim() == 3 and 2 * sum(min(each.rows, width) for each in found) <= width:
+    if deltas.dim() == 3 and 4 * sum(min(each.rows, width) for each in found) <= 3 * width:
         return _of_rows(flat, found, weight, cut)
     total, right = torch.zeros(()), torch.zeros(())
     for part, each, delta in zip(weight, found, flat, strict=True):

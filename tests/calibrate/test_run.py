@@ -517,6 +517,14 @@ def test_cat_trims_what_layers_hold(kind: str, tmp_path: Path) -> None:
         assert torch.allclose(got[name], one[name] + other[name] - base[name], atol=1e-6)
 
 
+def test_cat_trims_query_key_and_value_apart(tmp_path: Path) -> None:
+    """GPT-2 keeps them in one tensor, (d_in, 3 d_out): of each third two directions of each task are taken out."""
+    base, one, other, got = merge_two(tmp_path, ["cat", {"task_arithmetic": {"scale": 1.0}}], "gpt2")
+    for name in named(got, "attn.c_attn.weight"):
+        lost = one[name] + other[name] - base[name] - got[name]
+        assert [int((torch.linalg.svdvals(part) > 1e-4).sum()) for part in lost.chunk(3, 1)] == [4, 4, 4]
+
+
 def test_lot_weighs_scales_by_what_norms_make(tmp_path: Path) -> None:
     """Of an RMS norm: squares of its inputs over their mean square, as hooks on transformers' own model say."""
     import transformers

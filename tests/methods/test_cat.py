@@ -152,6 +152,24 @@ def test_kernels_are_maps_of_their_patches() -> None:
     assert torch.equal(trim(moves, grouped), moves)
 
 
+@pytest.mark.parametrize("name", ["w", "attention.bias"])
+@pytest.mark.parametrize("preserve_norm", [False, True])
+def test_maps_in_one_tensor(name: str, preserve_norm: bool) -> None:
+    """Three maps one behind the other, or what they add, are trimmed as three tensors would be."""
+    generator = torch.Generator().manual_seed(9)
+    shape = (2, 12, 5) if name == "w" else (2, 12)
+    moves = torch.randn(shape, generator=generator)
+    inputs = [torch.randn(20, 5, generator=generator) for _ in range(2)] if name == "w" else None
+    results = {}
+    if inputs is not None:
+        results["gram"] = tuple(Measured.of(x.T @ x, len(x)) for x in inputs)
+    site = Site(name, 2, Key(0, name), results, moves, torch.zeros(shape[1:]), are_deltas=True, stacked=3)
+    got = CAT(site, **{**PLAIN, "preserve_norm": preserve_norm})
+    apart = [trim(part, inputs, name, preserve_norm=preserve_norm) for part in moves.chunk(3, 1)]
+    assert torch.allclose(got, torch.cat(apart, 1), atol=1e-6)
+    assert not torch.allclose(got, trim(moves, inputs, name, preserve_norm=preserve_norm), atol=1e-3)
+
+
 @pytest.mark.parametrize("rows", [10, 400])
 def test_few_rows_and_large_maps(rows: int) -> None:
     """Of 500 outputs, whose directions are iterated for, and with Gram matrices of few rows: as if both were not so."""

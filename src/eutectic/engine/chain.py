@@ -247,7 +247,7 @@ class Chain:
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
         site = Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
-        return replace(site, width=self.part.width, numel=self.part.numel)
+        return replace(site, width=self.part.width, numel=self.part.numel, stacked=self.site.stacked)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""

@@ -8,10 +8,12 @@ multiplies; of a shift those of the largest sum of T_i,z^2; in these the T_i bec
 then applied for k = 1, 2, ... to every T_i but the k-th. The merge that follows adds up what is left (0.2 to 0.6 of
 it). `preserve_norm` and `scores: mean` are what is known of the authors' code.
 Departs: a convolution is the map of its unfolded patches; grouped ones, embeddings, positions and heads are left as
-they are. `lambda` has no published default. Maps that a model packs into one tensor (query, key, value) are one map.
+they are. `lambda` has no published default. Query, key and value in one tensor are three maps where its name and size
+say that they lie one behind the other, else one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
 from typing import Annotated, Literal
 
 from eutectic.methods.declare import Bounds, Domain, Laws, Locality, Needs, NonNegative, Paper, transform
@@ -73,18 +75,21 @@ def cat(
     if not deltas.numel() or not directions:
         return deltas
     moves = deltas.double()
+    chosen = (balance, directions, positive_only)
     if site.meets is not Sees.INPUTS:
         squares = _squares(site, scores)
-        trims = [_mask(k, moves, squares, balance, directions, positive_only) for k in range(site.n)]
-        return _apply(trims, moves, preserve_norm).to(deltas)
+        parts = moves.chunk(site.stacked if squares is None else 1, 1)
+        trims = [[_mask(k, part, squares, *chosen) for k in range(site.n)] for part in parts]
+        return torch.cat(list(map(_apply, trims, parts, repeat(preserve_norm))), 1).to(deltas)
     found: Sequence[Measured] = site.fold("gram")
     transposed = found[0].axis == 0  # GPT-2 stores (d_in, d_out)
     flat = moves.mT if transposed else moves.flatten(2)
     grams = [gram for each in found if (gram := _through(each, flat.shape[-1])) is not None]
     if len(grams) < site.n:  # groups of channels
         return deltas
-    trims = [_project(k, flat, grams, balance, directions, positive_only) for k in range(site.n)]
-    trimmed = _apply(trims, flat, preserve_norm)
+    parts = flat.chunk(site.stacked, 1)
+    trims = [[_project(k, part, grams, *chosen) for k in range(site.n)] for part in parts]
+    trimmed = torch.cat(list(map(_apply, trims, parts, repeat(preserve_norm))), 1)
     return (trimmed.mT if transposed else trimmed.reshape(moves.shape)).to(deltas)
 
 

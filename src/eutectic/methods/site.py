@@ -46,6 +46,7 @@ class Site:
             may be read (while a method describes itself to the kernels).
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
+        stacked: how many maps of one size the tensor holds, one behind the other along its outputs.
         updates: the adapters' stored factors, where the method declared `Needs(domain=Domain.FACTORS)`.
         lanes: threads that `each` may use.
         width: elements of a row of the whole tensor (its last axis).
@@ -62,6 +63,7 @@ class Site:
     lanes: int = 1
     width: int = 1
     numel: int = 0
+    stacked: int = 1
     updates: tuple[Factors, ...] | None = None
 
     @property

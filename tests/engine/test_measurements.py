@@ -63,6 +63,8 @@ def test_what_no_sample_reached_is_told(found: Measurements) -> None:
     assert found.lacks(site("a", "regmean")) == frozenset()
     assert found.lacks(site("b", "regmean")) == {0}
     assert found.lacks(site("b", "linear")) == frozenset()
+    longer = replace(site("a"), spec=TensorSpec("a", (3, 3), F32))  # rows that the models do not have
+    assert found.lacks(longer) == {0}
     both = replace(site("b"), steps=(step("fisher"), step("regmean")))
     assert found.lacks(both) == {1}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.plan.demands import held_under, read_by, taken
+from eutectic.plan.demands import held_under, measured_at, read_by, taken
 from eutectic.plan.steps import Calibration, Demand, Merged
 from eutectic.stats.fold import Calibrated, Norm
 from eutectic.stats.store import Results, Store
@@ -37,13 +37,17 @@ class Measurements:
         self._norms = {norm: {n: math.sqrt(math.fsum(parts)) for n, parts in by.items()} for norm, by in sums.items()}
 
     def lacks(self, site: Merged) -> frozenset[int]:
-        """Returns which of a site's steps read a result that does not exist, as nothing passed through its tensor."""
+        """Returns which of a site's steps read a result that does not exist, as nothing passed through its tensor.
+
+        Nor does one in the shape of the weights where a model has fewer of them (rows of a vocabulary) than the site.
+        """
         return frozenset(
             position
             for position, step in enumerate(site.steps)
             for statistic in map(taken, read_by(site, step).values())
             for feed in site.models
             if held_under(site, feed, statistic) not in self._results[statistic, feed.source]
+            or (statistic.aligned and measured_at(site, feed, statistic).numel != site.spec.numel)
         )
 
     def read(self, found: Calibrated | Norm, site: Merged, start: int, shape: tuple[int, ...]) -> Any:

@@ -28,9 +28,12 @@ def held_under(site: Merged, feed: Feed, statistic: Calibrated) -> str:
 
     Results at the base's own weights, and at tensors that a model does not change, have the base's name.
     """
-    if statistic.of is Of.BASE and site.base is not None:
-        return site.base.name
-    return feed.name
+    return measured_at(site, feed, statistic).name
+
+
+def measured_at(site: Merged, feed: Feed, statistic: Calibrated) -> Feed:
+    """Returns which row of a site a model's result is about: its own, or the base's."""
+    return site.base if statistic.of is Of.BASE and site.base is not None else feed
 
 
 def demands(merged: Sequence[Merged]) -> tuple[Demand, ...]:

@@ -185,6 +185,53 @@ def test_fisher_end_to_end(berts: Path, tmp_path: Path) -> None:
     assert bool(((got[tensor] >= low - 1e-6) & (got[tensor] <= high + 1e-6)).all())
 
 
+def test_gradients_at_the_base_under_each_tasks_own_head(tmp_path: Path) -> None:
+    """Experts of three and five classes: their gradients are the base's own under their heads, sample by sample.
+
+    What is masked is what the gradients of one say of the movement of the other, over the whole model.
+    """
+    import transformers
+
+    folders = []
+    for name, labels, seed in (("base", 3, 1), ("expert0", 3, 2), ("expert1", 5, 3)):
+        settings = config("bert", num_labels=labels)
+        folders.append(save(tmp_path / name, settings, "BertForSequenceClassification", seed))
+        texts(tmp_path / f"data{name[-1]}.jsonl", 6, seed=seed, labels=labels)
+    chain = [{"tatr": {"ratio": 0.2, "sensitivity": "gradients"}}, {"task_arithmetic": {"scale": 0.5}}]
+    made = recipe(tmp_path, chain, label="label", rules=[{"match": "classifier.*", "keep": "base"}])
+    got = run(made, tmp_path / "out", tmp_path / "store")
+    base, *experts = (load_file(folder / "model.safetensors") for folder in folders)
+    merged = [name for name in base if not name.startswith("classifier.") and "pooler" not in name]
+    gradients = []
+    for k, expert in enumerate(experts):
+        loaded = transformers.BertForSequenceClassification.from_pretrained(folders[1 + k]).eval()
+        head = {name: tensor for name, tensor in expert.items() if name.startswith("classifier.")}
+        loaded.load_state_dict({**base, **head}, strict=False)
+        tokens = transformers.AutoTokenizer.from_pretrained(folders[0])
+        weights = dict(loaded.named_parameters())
+        total = {name: torch.zeros_like(base[name]) for name in base if name not in head}
+        for line in (tmp_path / f"data{k}.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            logits = loaded(**tokens(row["text"], return_tensors="pt")).logits
+            loss = torch.nn.functional.cross_entropy(logits, torch.tensor([row["label"]]))
+            for name, found in zip(total, torch.autograd.grad(loss, [weights[n] for n in total]), strict=True):
+                total[name] += found.abs()
+        gradients.append({name: each / 6 for name, each in total.items()})
+    moves = [{name: expert[name] - base[name] for name in gradients[0]} for expert in experts]
+    omega = {
+        name: gradients[0][name] * moves[1][name].abs() + gradients[1][name] * moves[0][name].abs()
+        for name in gradients[0]
+    }
+    every = torch.cat([omega[name].reshape(-1) for name in omega]).sort().values
+    cut = float(every[int(len(every) * 0.8)])
+    for name in merged:
+        near = (omega[name] / cut - 1).abs() < 1e-3  # which side of the cut is decided by rounding
+        kept = (omega[name] < cut).float()
+        expected = base[name] + 0.5 * kept * (moves[0][name] + moves[1][name])
+        assert torch.allclose(got[name].where(~near, expected), expected, atol=1e-6), name
+        assert float(near.float().mean()) < 0.05
+
+
 def test_a_head_outside_of_the_model_predicts(berts: Path, tmp_path: Path) -> None:
     """Logits of a frozen head; one of another width, or without weight, is refused before any pass."""
     save_file({"weight": torch.randn(3, 16)}, tmp_path / "head.safetensors")
@@ -197,6 +244,56 @@ def test_a_head_outside_of_the_model_predicts(berts: Path, tmp_path: Path) -> No
     save_file({"other": torch.randn(3, 16)}, tmp_path / "head.safetensors")
     with pytest.raises(CalibrationError, match=r"expected a head's weight"):
         eutectic.plan(recipe(berts, "fisher", head=head), store=tmp_path / "store")
+
+
+def test_regmean_takes_weights_from_norms(berts: Path, tmp_path: Path) -> None:
+    """NAN's weights per tensor are those that a recipe with the numbers gives, and not equal ones."""
+    got = run(
+        recipe(berts, {"regmean": {"weight": {"nan": {"of": "delta", "per": "tensor"}}}}), tmp_path / "a", tmp_path
+    )
+    base, *experts = (load_file(berts / n / "model.safetensors") for n in ("base", "expert0", "expert1"))
+    name = "bert.encoder.layer.1.output.dense.weight"
+    sizes = [1 / float((expert[name] - base[name]).norm()) for expert in experts]
+    weights = [each / sum(sizes) for each in sizes]
+    rules = [{"role": "head", "keep": "base"}] + [
+        {"match": name, "models": [f"e{k}"], "set": {"weight": weight}} for k, weight in enumerate(weights)
+    ]
+    same = run(recipe(berts, "regmean", rules), tmp_path / "b", tmp_path)
+    assert torch.allclose(got[name], same[name], atol=1e-5)
+    uneven = run(recipe(berts, {"regmean": {"weight": 1.0}}), tmp_path / "c", tmp_path)
+    assert not torch.equal(got[name], uneven[name])
+
+
+CHAINS: dict[str, Any] = {
+    "tatr, ties": [{"tatr": {"ratio": 0.05, "sensitivity": "gradients"}}, {"ties": {"density": 0.5}}],
+    "trim, tatr, ties": [{"trim": {"density": 0.5}}, {"tatr": {"sensitivity": "ntk"}}, {"ties": {"density": 1.0}}],
+    "tatr, lot": [{"tatr": {"ratio": 0.05, "sensitivity": "gradients"}}, "lot"],
+    "tatr, cat": [{"tatr": {"sensitivity": "gradients"}}, "cat", "task_arithmetic"],
+    "cat, ties": ["cat", {"ties": {"density": 0.5}}],
+    "dare, tatr, regmean": [{"dare": {"density": 0.5}}, {"tatr": {"sensitivity": "gradients"}}, "regmean"],
+}
+
+
+@pytest.mark.parametrize("chain", CHAINS.values(), ids=CHAINS)
+def test_chains_on_data(chain: Any, berts: Path, tmp_path: Path) -> None:
+    """Statistics of several kinds, and cuts over what steps before left: the same bytes on threads and in slices."""
+    store = tmp_path / "store"
+    made = recipe(berts, chain, label="label", samples=3)
+    first = run(made, tmp_path / "out", store)
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in first.values())
+    eutectic.run(eutectic.plan(made, store=store, threads=1, memory="200MiB"), out=tmp_path / "again")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not eutectic.verify(tmp_path / "out", sample=None, store=store).differing
+
+
+@pytest.mark.parametrize(
+    "method", ["lot", ["cat", "task_arithmetic"], CHAINS["tatr, ties"]], ids=["lot", "cat", "tatr"]
+)
+def test_one_sample(method: Any, berts: Path, tmp_path: Path) -> None:
+    """Is enough to merge: nothing is infinite."""
+    got = run(recipe(berts, method, label="label", samples=1), tmp_path / "out", tmp_path / "store")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in got.values())
 
 
 def test_one_sample_is_enough(berts: Path, tmp_path: Path) -> None:
@@ -236,6 +333,31 @@ def test_labels_that_are_missing(berts: Path, tmp_path: Path) -> None:
     texts(tmp_path / "many.jsonl", 12, labels=7)
     many = recipe(berts, empirical, label="label", data=str(tmp_path / "many.jsonl"))
     refused(many, tmp_path / "s", "labels from 0 to 2, as the head has 3 classes; found [46]")
+
+
+def test_gradients_need_labels_and_a_head(berts: Path, tmp_path: Path) -> None:
+    """TATR by gradients: without data, without labels, and of models that predict nothing."""
+    gradients = [{"tatr": {"sensitivity": "gradients"}}, "task_arithmetic"]
+    plain = recipe(berts, gradients).model_copy(update={"calibration": None})
+    with pytest.raises(RecipeError, match=r"looks at gradients, so it needs data; add calibration"):
+        eutectic.plan(plain, store=tmp_path)
+    refused(recipe(berts, gradients), tmp_path / "s", r"expected samples with labels.*calibration\.label")
+    refused(recipe(berts, gradients, label="class"), tmp_path / "s", "expected a label under 'class'")
+    family(tmp_path, "BertModel", config("bert"))
+    for k in range(2):
+        shutil.copy(berts / f"data{k}.jsonl", tmp_path)
+    headless = recipe(tmp_path, gradients, label="label", rules=[])
+    refused(headless, tmp_path / "s", r"expected a model that predicts, found BertModel.*calibration\.head")
+
+
+@pytest.mark.parametrize("method", ["lot", ["cat", "task_arithmetic"]], ids=["lot", "cat"])
+def test_data_for_what_layers_hold(method: Any, berts: Path, tmp_path: Path) -> None:
+    """No section, and an empty file, are refused before any pass."""
+    with pytest.raises(RecipeError, match=r"looks at inputs, so it needs data"):
+        eutectic.plan(recipe(berts, method).model_copy(update={"calibration": None}), store=tmp_path)
+    (tmp_path / "empty.jsonl").write_text("\n")
+    empty = recipe(berts, method, data=str(tmp_path / "empty.jsonl"))
+    refused(empty, tmp_path / "s", "expected samples, found none")
 
 
 def test_a_tokenizer_of_another_model(berts: Path, tmp_path: Path) -> None:
@@ -325,6 +447,108 @@ def test_families_merge(kind: str, tmp_path: Path) -> None:
         assert names
         # Of a map whose inputs reached it the merge is not the plain mean.
         assert not any(torch.allclose(got[name], (own[name] + other[name]) / 2, atol=1e-4) for name in names)
+
+
+def merge_two(folder: Path, method: Any, kind: str) -> list[dict[str, torch.Tensor]]:
+    """Merges two experts of a family on data of their own, all tensors merged; returns base, both, and the merge."""
+    architecture = FAMILIES[kind][0]
+    words = kind != "vit"
+    base, experts = family(folder, architecture, config(kind), words=words)
+    data = {}
+    for k in range(2):
+        data[f"e{k}"] = str(folder / (f"data{k}.jsonl" if words else f"pixels{k}.safetensors"))
+        if words:
+            texts(Path(data[f"e{k}"]), 12, seed=k)
+        else:
+            pixels = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(k))
+            save_file({"pixel_values": pixels}, data[f"e{k}"])
+    entries = [{"model": str(model), "name": f"e{k}"} for k, model in enumerate(experts)]
+    made = eutectic.merge(entries, base=str(base), method=method, calibration={"data": data, "batch": 4})
+    got = run(made, folder / "out", folder / "store")
+    return [*(load_file(each / "model.safetensors") for each in (base, *experts)), got]
+
+
+#: Of each family a norm's scale, a map, something added, and what is no part of a layer.
+PARTS = {
+    "llama": ("layers.1.input_layernorm.weight", "layers.1.mlp.down_proj.weight", None, "embed_tokens.weight"),
+    "gpt2": ("h.1.ln_2.weight", "h.1.mlp.c_proj.weight", "h.1.ln_2.bias", "wte.weight"),
+    "t5": ("block.1.layer.1.layer_norm.weight", "block.1.layer.1.DenseReluDense.wo.weight", None, "shared.weight"),
+    "vit": ("layer.1.layernorm_after.weight", "layer.1.output.dense.weight", "layer.1.output.dense.bias", "cls_token"),
+}
+
+
+def named(tensors: Mapping[str, torch.Tensor], end: str | None) -> list[str]:
+    """The tensors whose name ends so; some, if one is asked for."""
+    found = [name for name in tensors if end is not None and name.endswith(end)]
+    assert found or end is None, sorted(tensors)
+    return found
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_lot_solves_what_layers_hold(kind: str, tmp_path: Path) -> None:
+    """Maps and scales are between the tasks and no mean of them; what is added, and embeddings, are the mean."""
+    base, one, other, got = merge_two(tmp_path, "lot", kind)
+    scale, map_, shift, outside = PARTS[kind]
+    for name in named(got, scale):
+        low, high = torch.minimum(one[name], other[name]), torch.maximum(one[name], other[name])
+        assert bool(((got[name] >= low - 1e-6) & (got[name] <= high + 1e-6)).all())
+        assert not torch.allclose(got[name], (one[name] + other[name]) / 2, atol=1e-4)
+    for name in named(got, map_):
+        assert not torch.allclose(got[name], (one[name] + other[name]) / 2, atol=1e-4)
+        assert not torch.allclose(got[name], base[name], atol=1e-4)
+    for name in [*named(got, shift), *named(got, outside)]:
+        assert torch.allclose(got[name], (one[name] + other[name]) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_cat_trims_what_layers_hold(kind: str, tmp_path: Path) -> None:
+    """Two directions of a map's outputs, two channels of scales and shifts, of each task; embeddings keep all."""
+    chain = [{"cat": {"directions": 2}}, {"task_arithmetic": {"scale": 1.0}}]
+    base, one, other, got = merge_two(tmp_path, chain, kind)
+    scale, map_, shift, outside = PARTS[kind]
+    for name in [*named(got, scale), *named(got, shift)]:
+        moves = [one[name] - base[name], other[name] - base[name]]
+        kept = [(got[name] - base[name] - sum(moves) + move).abs() > 1e-6 for move in moves]
+        assert [int((~each).sum()) for each in kept] == [2, 2] or bool((got[name] == base[name]).any())
+    for name in named(got, map_):
+        lost = one[name] + other[name] - base[name] - got[name]
+        assert int((torch.linalg.svdvals(lost) > 1e-4).sum()) == 4
+    for name in named(got, outside):
+        assert torch.allclose(got[name], one[name] + other[name] - base[name], atol=1e-6)
+
+
+def test_cat_trims_query_key_and_value_apart(tmp_path: Path) -> None:
+    """GPT-2 keeps them in one tensor, (d_in, 3 d_out): of each third two directions of each task are taken out."""
+    base, one, other, got = merge_two(tmp_path, ["cat", {"task_arithmetic": {"scale": 1.0}}], "gpt2")
+    for name in named(got, "attn.c_attn.weight"):
+        lost = one[name] + other[name] - base[name] - got[name]
+        assert [int((torch.linalg.svdvals(part) > 1e-4).sum()) for part in lost.chunk(3, 1)] == [4, 4, 4]
+
+
+def test_lot_weighs_scales_by_what_norms_make(tmp_path: Path) -> None:
+    """Of an RMS norm: squares of its inputs over their mean square, as hooks on transformers' own model say."""
+    import transformers
+
+    base, one, other, got = merge_two(tmp_path, {"lot": {"scale": 1.2}}, "llama")
+    name = "model.layers.1.input_layernorm.weight"
+    squares = []
+    for k in range(2):
+        loaded = transformers.LlamaForCausalLM.from_pretrained(tmp_path / f"expert{k}").eval()
+        tokens = transformers.AutoTokenizer.from_pretrained(tmp_path / f"expert{k}")
+        found = torch.zeros(16)
+
+        def hook(_: Any, given: tuple[torch.Tensor, ...], found: torch.Tensor = found) -> None:
+            plain = given[0] * torch.rsqrt(given[0].square().mean(-1, keepdim=True) + 1e-6)
+            found += plain.square().sum((0, 1))
+
+        loaded.model.layers[1].input_layernorm.register_forward_pre_hook(hook)
+        with torch.no_grad():
+            for line in (tmp_path / f"data{k}.jsonl").read_text().splitlines():
+                loaded(**tokens(json.loads(line)["text"], return_tensors="pt"))
+        squares.append(found)
+    moved = squares[0] * (one[name] - base[name]) + squares[1] * (other[name] - base[name])
+    expected = base[name] + 1.2 * moved / (squares[0] + squares[1])
+    assert torch.allclose(got[name], expected, atol=1e-5)
 
 
 def test_behind_the_merged_blocks(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import torch
 import transformers
 from torch import nn
 
-from eutectic.calibrate.skeleton import Skeleton, Weights, build, find_blocks, renamed
+from eutectic.calibrate.skeleton import Skeleton, Weights, WithHead, build, find_blocks, renamed
 from eutectic.checkpoint.open import open_checkpoint
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.errors import CalibrationError
@@ -107,3 +107,14 @@ def test_an_adapters_weights_are_the_bases_plus_its_differences() -> None:
     assert weights.read("b").dtype == torch.float32
     assert set(weights.names) == {"a", "b"}
     assert weights.fingerprint not in (Weights(base).fingerprint, delta.source.fingerprint())
+
+
+def test_weights_under_the_head_of_another() -> None:
+    """The head's tensors are the other model's, also where it alone has them; changing either changes the whole."""
+    body = Checkpoint("b", MemorySource({"a": torch.ones(2), "head": torch.ones(3)}))
+    other = Checkpoint("o", MemorySource({"a": torch.zeros(2), "head": torch.zeros(5), "head.more": torch.zeros(1)}))
+    weights = WithHead(Weights(body), Weights(other), frozenset(["head", "head.more"]))
+    assert weights.names == {"a": (2,), "head": (5,), "head.more": (1,)}
+    assert weights.read("a").tolist() == [1, 1]
+    assert weights.read("head").tolist() == [0] * 5
+    assert all(each.source.fingerprint() in weights.fingerprint for each in (body, other))

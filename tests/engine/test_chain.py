@@ -12,10 +12,15 @@ import eutectic
 from eutectic.engine.chain import Chain, Request
 from eutectic.engine.execute import Executor
 from eutectic.engine.reader import Worker
+from eutectic.numerics.kernels import GRAIN
 from eutectic.plan.steps import Plan
+from eutectic.stats.conflict import conflict
 from eutectic.stats.fold import Scope
+from eutectic.stats.gradients import FisherDiagonal, GradientMagnitude
 from eutectic.stats.weights import MagnitudeQuantile, Mass
 from tests.engine.sites import Collected, as_float, chain, normal, planned
+from tests.make.measured import magnitudes
+from tests.make.sites import Job
 
 NAME = "a.weight"
 METHODS: dict[str, Any] = {
@@ -95,6 +100,63 @@ def test_coefficients_are_solved_first(tmp_path: Path) -> None:
     weights = own._values[0]["weight"]
     assert len(weights) == 2
     assert weights[0] != weights[1]
+
+
+TATR = [("tatr", {"ratio": 0.3, "sensitivity": "gradients"}), ("task_arithmetic", {})]
+
+
+@pytest.mark.parametrize("size", [GRAIN, 3 * GRAIN])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_statistics_see_their_slice_of_what_calibration_found(size: int, threads: int) -> None:
+    """A cut over two tensors is that of all their elements, each with its own gradients, whatever the slices."""
+    shapes = {"a": (2 * GRAIN + 77,), "b": (5, 61)}
+    models = [{name: normal(*shape, seed=seed) for name, shape in shapes.items()} for seed in (1, 2, 3)]
+    base = {name: normal(*shape) for name, shape in shapes.items()}
+    got = Job(TATR, models, base, slice_elements=size, threads=threads).run()
+    moves = {name: torch.stack([model[name] - base[name] for model in models]) for name in shapes}
+    found = {
+        name: conflict(torch.stack([magnitudes(seed, shape) for seed in range(3)]), moves[name])
+        for name, shape in shapes.items()
+    }
+    every = torch.cat([each.reshape(-1) for each in found.values()]).sort().values
+    cut = every[int(len(every) * 0.7)]
+    for name, each in found.items():
+        kept = moves[name] * (each < cut)
+        assert torch.equal(got.tensor(name), base[name] + (kept[0] + kept[1] + kept[2])), name
+
+
+def test_statistics_read_what_their_method_declares() -> None:
+    """Anything else that calibration found is refused, and so is reading where nothing was found."""
+    job = Job(TATR, [normal(8, 3), normal(8, 3, seed=1)], normal(8, 3))
+    (own,) = job.chains
+    rows = Worker(job.inputs).load(own, 0, 24)
+    (request,) = own.requests()
+    assert own.seen(request, rows).measured(GradientMagnitude("base")).shape == (2, 24)
+    with pytest.raises(eutectic.UndeclaredNeed, match=r"w: FisherDiagonal.* not declared in calibrated"):
+        own.seen(request, rows).measured(FisherDiagonal("exact"))
+    without = Chain(own.site, 0, False)
+    with pytest.raises(eutectic.UndeclaredNeed, match="reads calibration's results, and there are none"):
+        without.seen(request, rows).measured(GradientMagnitude("base"))
+
+
+def test_statistics_behind_a_step_on_whole_tensors() -> None:
+    """A cut over what CAT left of tensors that are several slices: the same as of tensors that are one."""
+    shapes = {"a": (1100, 200), "b": (30, 8), "bias": (70_000,)}
+    models = [{name: normal(*shape, seed=seed) for name, shape in shapes.items()} for seed in (1, 2)]
+    base = {name: normal(*shape) for name, shape in shapes.items()}
+    chain = [("cat", {}), ("ties", {"density": 0.3})]
+    cut, whole = (
+        Job(chain, models, base, slice_elements=size, threads=threads).run()
+        for size, threads in ((GRAIN, 2), (8 * GRAIN, 1))
+    )
+    for name in shapes:
+        assert torch.equal(cut.tensor(name), whole.tensor(name)), name
+    each = [("linear", {"weight": share, "normalize": False}) for share in ((1.0, 0.0), (0.0, 1.0))]
+    left = [Job([chain[0], one], models, base).run() for one in each]  # what CAT leaves of each, alone
+    trimmed = [{name: one.tensor(name) for name in shapes} for one in left]
+    apart = Job(chain[1:], trimmed, base).run()
+    for name in shapes:
+        assert torch.allclose(whole.tensor(name), apart.tensor(name), atol=1e-5), name
 
 
 def test_counts_what_is_not_finite(tmp_path: Path) -> None:

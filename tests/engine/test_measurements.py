@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,13 @@ def test_norms_are_over_all_sites_that_read_them(found: Measurements) -> None:
 
 def test_what_no_sample_reached_is_told(found: Measurements) -> None:
     """A result that a site reads and that does not exist."""
-    assert not found.lacks(site("a", "regmean"))
-    assert found.lacks(site("b", "regmean"))
-    assert not found.lacks(site("b", "linear"))
+    assert found.lacks(site("a", "regmean")) == frozenset()
+    assert found.lacks(site("b", "regmean")) == {0}
+    assert found.lacks(site("b", "linear")) == frozenset()
+    longer = replace(site("a"), spec=TensorSpec("a", (3, 3), F32))  # rows that the models do not have
+    assert found.lacks(longer) == {0}
+    both = replace(site("b"), steps=(step("fisher"), step("regmean")))
+    assert found.lacks(both) == {1}
 
 
 def test_plans_without_data_have_none() -> None:

@@ -12,11 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import eutectic
-from eutectic.methods import get
-from eutectic.methods.site import Site
-from eutectic.numerics.draw import Key
 from eutectic.stats.gradients import FisherDiagonal
-from eutectic.stats.store import Measured, Outcome, Store
+from eutectic.stats.store import Outcome, Store
 
 from .cases import Case, check_equal
 
@@ -76,9 +73,14 @@ def knows(case: Case) -> bool:
 
 def check(case: Case, tmp_path: Path) -> None:
     """Runs a case."""
+    RUNNERS[case.folder.name](*read(case), tmp_path)
+
+
+def read(case: Case) -> tuple[Mapping[str, Any], Named, Named]:
+    """Reads a case: its parameters, what goes in, and what has to come out."""
     facts = json.loads((case.folder / "params.json").read_text())
     inputs, expected = (load_file(case.folder / f"{name}.safetensors") for name in ("inputs", "expected"))
-    RUNNERS[case.folder.name](facts, inputs, expected, tmp_path)
+    return facts, inputs, expected
 
 
 def part(tensors: Named, prefix: str, *, rename: bool = False) -> dict[str, Tensor]:
@@ -238,40 +240,10 @@ def fisher_model(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path:
             compare({name: results.measured(name).load() for name in expected}, expected, facts)
 
 
-def lot_linear(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
-    """One map in float64, whose rows determine all of it or only a part."""
-    tasks = [part(inputs, f"task{k}") for k in range(facts["K"])]
-    grams = tuple(Measured.of(task["X"].T @ task["X"], len(task["X"])) for task in tasks)
-    deltas = torch.stack([task["T"] for task in tasks])
-    base = inputs["W0"]
-    site = Site("w", len(tasks), Key(0, "w"), {"gram": grams}, deltas, base, are_deltas=True)
-    merge, ones = get("lot"), site.column([1.0] * len(tasks))
-    scaled = merge(site, scale=facts["lambda"], rcond=1e-10, weight=ones)
-    found = merge(site, scale=1.0, rcond=1e-10, weight=ones) - base
-    objective = sum((task["X"] @ (found - task["T"]).T).square().sum() for task in tasks)
-    got = {"merged": scaled, "T_opt": found, "objective": torch.as_tensor(objective)}
-    compare(got, {name: want[name] for name in got}, facts)
-
-
-def tatr_zero_shot(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
-    """A network whose mask needs no data: every parameter counts, and the sum of what is left is added."""
-    names = ["pretrained", *(f"task{k}" for k in range(facts["K"]))]
-    folders = [folder(tmp_path / name, without_data(part(inputs, name, rename=True))) for name in names]
-    for quantile in facts["quantiles"]:
-        chain = [{"tatr": {"ratio": 1 - quantile}}, {"task_arithmetic": {"scale": facts["lam"]}}]
-        recipe = eutectic.merge(folders[1:], base=folders[0], method=chain)
-        expected = part(want, f"q{quantile}", rename=True)
-        got = plan_and_run(recipe, tmp_path / f"out{quantile}")
-        compare(got, {name: tensor for name, tensor in expected.items() if name in got}, facts)
-
-
 RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "fisher_model": fisher_model,
     "fisher_weights": fisher_weights,
-    "lot_linear_fullrank": lot_linear,
-    "lot_linear_rankdef": lot_linear,
     "regmean_matrix": regmean_matrix,
     "regmean_model": regmean_model,
     "regmean_pp": regmean_pp,
-    "tatr_zero_shot": tatr_zero_shot,
 }

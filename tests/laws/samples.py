@@ -88,6 +88,8 @@ def samples() -> list[Sample]:
 
 def suited(method: Method[Any], tried: Iterable[Sample]) -> list[Sample]:
     """Returns the samples that a plan would give to the method: matrices, where it is for matrices."""
+    if method.needs.domain is Domain.LAYERS:
+        return [each for each in tried if each.base.dim()]
     return [each for each in tried if method.needs.domain is Domain.ANY or each.base.dim() == 2]
 
 

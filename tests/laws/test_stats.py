@@ -191,6 +191,22 @@ def test_showing_changes_nothing(name: str, fused: bool, special: bool) -> None:
     assert differing == []
 
 
+@pytest.mark.parametrize("sensitivity", ["deltas", "gradients", "ntk"])
+@pytest.mark.parametrize("special", [False, True], ids=["finite", "not finite"])
+def test_showing_what_calibration_found_changes_nothing(sensitivity: str, special: bool) -> None:
+    """The same of conflicts, which are of deltas and of calibration's results: every slice sees its own."""
+    step = ("tatr", {"ratio": 0.3, "sensitivity": sensitivity})
+
+    def made() -> Job:
+        models, base = party(special)
+        return Job([step, ("task_arithmetic", {})], models, base, fused=False)
+
+    (request,) = made().chains[0].requests()
+    plain = Sweep()(request.statistic, made())
+    differing = [way for way, sweep in WAYS.items() if not same(sweep(request.statistic, made()), plain)]
+    assert differing == []
+
+
 @EACH
 @pytest.mark.parametrize("special", [False, True], ids=["finite", "not finite"])
 def test_kernels_agree_with_torch(name: str, special: bool) -> None:

@@ -47,8 +47,9 @@ class MadeUp:
             whole = [magnitudes(seed, site.spec.shape).reshape(-1) for seed in seeds]
             return torch.stack([each[start : start + math.prod(shape)].reshape(shape) for each in whole])
         made = []
+        width = math.prod(site.spec.shape[1:]) if len(site.spec.shape) > 1 else site.spec.numel  # of a map, or a scale
         for seed in seeds:
-            rows = inputs(seed, site.spec.shape[-1])
+            rows = inputs(seed, width)
             state = found.init((rows.shape[1],))
             found.update(state, rows)
             made.append(Measured.of(found.finish(state, len(rows)), len(rows)))

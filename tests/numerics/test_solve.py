@@ -1,6 +1,6 @@
 import torch
 
-from eutectic.numerics.solve import solve_gram
+from eutectic.numerics.solve import gram_rows, solve_gram
 
 
 def test_is_the_inverse_where_there_is_one() -> None:
@@ -22,3 +22,21 @@ def test_nothing_at_all_solves_to_zero() -> None:
     """No rows, no answer: zero."""
     zero = torch.zeros(3, 3, dtype=torch.float64)
     assert not solve_gram(zero, torch.ones(3, 2, dtype=torch.float64)).any()
+
+
+def test_rows_of_a_gram_matrix() -> None:
+    """Rows that have the same products, no more than there were; repeated and unused ones add none."""
+    rows = torch.randn(6, 40, generator=torch.Generator().manual_seed(2))
+    rows[3] = 2 * rows[1]
+    rows[:, 7] = 0
+    gram = rows.T @ rows
+    found = gram_rows(gram, 6, 1e-6)
+    assert found.shape == (5, 40)
+    assert torch.allclose((found.T @ found).float(), gram, atol=1e-4)
+    assert gram_rows(gram, 2).shape == (2, 40)
+
+
+def test_no_rows() -> None:
+    """Of nothing, and of no width."""
+    assert gram_rows(torch.zeros(4, 4), 3).shape == (0, 4)
+    assert gram_rows(torch.zeros(0, 0), 3).shape == (0, 0)

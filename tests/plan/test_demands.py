@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
@@ -8,7 +9,7 @@ from eutectic.plan.steps import Feed, Merged
 from eutectic.recipe.resolve import ResolvedStep
 from eutectic.stats.fold import Norm
 from eutectic.stats.gradients import FisherDiagonal, GradientMagnitude
-from eutectic.stats.inputs import InputGram
+from eutectic.stats.inputs import InputGram, InputMoments
 
 F32 = DTYPES["F32"]
 
@@ -40,8 +41,25 @@ def test_one_demand_for_a_statistic_and_model() -> None:
 
 def test_a_norm_demands_what_it_is_of() -> None:
     """Fisher merging asks for the diagonal once."""
-    assert {type(each) for each in read_by(step("fisher"), 2).values()} == {FisherDiagonal, Norm}
+    one = site("a", "fisher")
+    assert {type(each) for each in read_by(one, one.steps[0]).values()} == {FisherDiagonal, Norm}
     assert [each.source for each in demands([site("a", "fisher")])] == [1, 2]
+
+
+def test_demands_differ_by_tensor() -> None:
+    """Maps and kernels meet inputs, scales what a norm made, shifts and numbers neither; all may have gradients."""
+    both = {"gram": InputGram(), "scales": InputMoments("each", "scales"), "fisher": FisherDiagonal("exact")}
+    for name, shape, found in (
+        ("a.weight", (2, 2), ["gram", "fisher"]),
+        ("a.weight", (2, 2, 3), ["gram", "fisher"]),
+        ("norm.weight", (2,), ["scales", "fisher"]),
+        ("norm.bias", (2,), ["fisher"]),
+        ("LayerNorm.beta", (2,), ["fisher"]),
+        ("logit_scale", (), ["fisher"]),
+    ):
+        one = replace(site(name, "fisher"), spec=TensorSpec(name, shape, F32))
+        method = replace(get("fisher"), calibrated=lambda **_: both)
+        assert list(read_by(one, replace(one.steps[0], method=method))) == found, name
 
 
 def test_results_at_the_bases_weights_have_its_names() -> None:

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+from eutectic.errors import UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.stages import Drop, RankedDrop, Scale, Stage
 from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen
+from eutectic.stats.gradients import FisherDiagonal
 from eutectic.stats.weights import (
     Energy,
     Gram,
@@ -69,6 +71,8 @@ def test_a_slice_is_computed_when_asked_for() -> None:
     assert (seen.name, seen.numel, seen.start, seen.results[CUT]) == ("w", 100, 64, (0.5,))
     Energy(Scope.TENSOR).update(Energy(Scope.TENSOR).init([Part("w", 100, (100,))], 2, False), seen)
     assert asked == ["deltas", "deltas"]
+    with pytest.raises(UndeclaredNeed, match=r"FisherDiagonal.*not declared in calibrated"):
+        seen.measured(FisherDiagonal())
 
 
 def test_only_some_need_another_look() -> None:

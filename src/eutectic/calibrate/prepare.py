@@ -14,7 +14,7 @@ from typing import Any
 from eutectic.calibrate.batches import Processor
 from eutectic.calibrate.data import Columns, Samples, read_samples
 from eutectic.calibrate.gradients import FrozenHead, read_head
-from eutectic.calibrate.skeleton import Weights
+from eutectic.calibrate.skeleton import Weights, WithHead
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.errors import CalibrationError, OverBudget, RecipeError
 from eutectic.layout.infer import infer
@@ -67,6 +67,20 @@ class Job:
     def runs(self) -> Checkpoint:
         """The checkpoint whose config says how it runs."""
         return self.base if self.model.deltas and self.base is not None else self.model
+
+    def at_base(self, plan: Plan) -> tuple[Checkpoint, Weights]:
+        """Returns how the base runs for this model's task, and its weights: under the model's own head, if it has one.
+
+        A head is what has that role and is not merged. Without one the base runs as it is, or under the head that the
+        recipe names.
+        """
+        base = plan.inputs[0]
+        merged = {feed.name for site in plan.merged for feed in site.models if feed.source == self.source}
+        places = infer(self.runs.source.header, self.runs.config).places
+        own = frozenset(name for name, place in places.items() if place.role.matches("head") and name not in merged)
+        if not own or section(plan).head is not None:
+            return base, Weights(base)
+        return self.runs, WithHead(Weights(base), self.weights, own)
 
     def length(self, cut: int) -> int:
         """Most tokens of a sample; an upper bound without tokenising."""
@@ -201,7 +215,7 @@ def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any
     if statistic.of is Of.MERGED:
         weights = plan.calibration.job if plan.calibration else plan.job
     else:
-        weights = job.weights.fingerprint if statistic.of is Of.EACH else plan.inputs[0].source.fingerprint()
+        weights = (job.weights if statistic.of is Of.EACH else job.at_base(plan)[1]).fingerprint
     known: dict[str, Any] = {
         "statistic": statistic.key,
         "model": job.model.reference,

@@ -81,9 +81,7 @@ def calibrate(plan: Plan, *, merged: Callable[[], Checkpoint] | None = None, tel
 
 
 def _one_model(plan: Plan, job: Job, of: Of, open_: Sequence[_Open], tell: Tell) -> None:
-    base = plan.inputs[0]
-    weights = job.weights if of is Of.EACH else Weights(base)
-    runs = job.runs if of is Of.EACH else base
+    runs, weights = (job.runs, job.weights) if of is Of.EACH else job.at_base(plan)
     said = section(plan)
     batches = list(job.processor.batches(job.samples, said.batch))
     inputs = [each for each in open_ if each.statistic.origin is Origin.INPUTS]

@@ -52,6 +52,32 @@ class Weights:
         return found
 
 
+class WithHead(Weights):
+    """The weights of one model under the head of another.
+
+    Args:
+        body: whose weights they are.
+        head: whose head stands on them.
+        names: what belongs to the head, by the names that `head` has for it.
+    """
+
+    def __init__(self, body: Weights, head: Weights, names: frozenset[str]) -> None:
+        self.model = body.model
+        self._body, self._head, self._of_head = body, head, names
+
+    @property
+    def names(self) -> Mapping[str, tuple[int, ...]]:
+        shapes = self._head.names
+        return {**self._body.names, **{name: shapes[name] for name in sorted(self._of_head)}}
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self._body.fingerprint} under the head of {self._head.fingerprint}"
+
+    def read(self, name: str) -> Tensor:
+        return (self._head if name in self._of_head else self._body).read(name)
+
+
 def _read(source: Any, name: str) -> Tensor:
     spec = source.header[name]
     if spec.dtype.name not in _TYPES:

@@ -13,6 +13,7 @@ import numpy as np
 from eutectic.checkpoint.source import Buffer
 from eutectic.engine.measurements import Measurements
 from eutectic.errors import UndeclaredNeed
+from eutectic.methods.declare import Locality
 from eutectic.methods.extras import BIT
 from eutectic.methods.site import Site
 from eutectic.numerics import kernels
@@ -24,7 +25,7 @@ from eutectic.numerics.tensors import Tensor, load, torch
 from eutectic.plan.demands import read_by
 from eutectic.plan.memory import must_be_whole, part_of, site_folds
 from eutectic.plan.steps import Merged
-from eutectic.stats.fold import Scope, Seen, Statistic
+from eutectic.stats.fold import Calibrated, Norm, Scope, Seen, Statistic
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,12 @@ class Chain:
                     return True
         return any(request.statistic.scope is Scope.MODEL for request in self._unmet_coefficients())
 
+    def sees_whole(self, request: Request) -> bool:
+        """Whether a statistic is shown the whole tensor: it must see it, or a step before it must."""
+        before = self.site.steps[: request.position]
+        needs = (step.method.needs_for(dict(step.values)) for step in before)
+        return request.statistic.whole or any(need.locality is Locality.TENSOR for need in needs)
+
     def seen(self, request: Request, rows: Rows) -> Seen:
         """Returns one slice as a statistic of `request` sees it."""
         results = {r.statistic: result for r, result in self.results.items() if r.position == request.position}
@@ -134,6 +141,13 @@ class Chain:
         else:
             whole, shape = rows.whole() if request.position or request.statistic.by_rows else rows, (rows.count,)
         own = slice(rows.start - whole.start, rows.start - whole.start + rows.count)
+        declared = self._read_at(request.position).values()
+
+        def measured(statistic: Calibrated) -> Tensor:
+            if statistic not in declared:
+                raise UndeclaredNeed(f"{self.part.name}: {statistic.key} was read but not declared in calibrated")
+            found: Tensor = self._measurements.read(statistic, self.site, rows.start, shape)
+            return found.to(self.device, torch.float64 if self.double else torch.float32)
 
         def tensors() -> Tensor:
             site = self._after(whole, self._shape(whole), request.position)
@@ -148,7 +162,7 @@ class Chain:
                 deltas = apply(stage, deltas, replace(key, start=whole.start))
             return deltas.reshape(rows.n, -1)[:, own].reshape(rows.n, *shape)
 
-        return Seen(self.part, rows.start, key, None, tensors, after, results)
+        return Seen(self.part, rows.start, key, None, tensors, after, results, measured)
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +247,7 @@ class Chain:
             deltas = torch.from_numpy(rows.is_delta).to(models.device).reshape(-1, *[1] * len(shape))
             models = models.where(deltas, models - anchor)
         site = Site(self.site.spec.name, rows.n, self.key, {}, models, anchor, are_deltas, self.lanes)
-        return replace(site, width=self.part.width, numel=self.part.numel)
+        return replace(site, width=self.part.width, numel=self.part.numel, stacked=self.site.stacked)
 
     def _after(self, rows: Rows, shape: tuple[int, ...], position: int) -> Site:
         """The site as the method at `position` sees it, its transforms applied."""
@@ -249,12 +263,18 @@ class Chain:
 
     def _of_data(self, position: int, start: int, shape: tuple[int, ...]) -> dict[str, Any]:
         """What calibration found of this slice, by the names that the method at `position` reads."""
-        read = read_by(self.site.steps[position], len(self.site.models))
-        if not read:
-            return {}
+        read = self._read_at(position)
+        return {name: self._measurements.read(found, self.site, start, shape) for name, found in read.items()}
+
+    def _read_at(self, position: int) -> Mapping[str, Calibrated | Norm]:
+        """The calibrated statistics that the method at `position` reads here."""
+        return read_by(self.site, self.site.steps[position])
+
+    @property
+    def _measurements(self) -> Measurements:
         if self._measured is None:
             raise UndeclaredNeed(f"{self.site.spec.name}: its method reads calibration's results, and there are none")
-        return {name: self._measured.read(found, self.site, start, shape) for name, found in read.items()}
+        return self._measured
 
     def _ready(self, position: int) -> bool:
         return all(Request(position, fold) in self.results for fold in self.folds(position).values())

@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from eutectic.checkpoint.source import Buffer, Checkpoint
@@ -166,10 +167,11 @@ class Executor:
         parts, first = [chain.part for chain in chains], chains[0]
 
         def walk(states: dict[Request, Any]) -> dict[Request, Any]:
-            statistic = next(iter(states)).statistic
-            every = statistic.sample(states[next(iter(states))])
-            spans = [span for chain in chains for span in self._shown(statistic, chain, every)]
-            workers = self._workers[: self._schedule.whole_threads] if statistic.whole else self._workers
+            request, state = next(iter(states.items()))
+            every = request.statistic.sample(state)
+            spans = [span for chain in chains for span in self._shown(request, chain, every)]
+            whole = any(chain.sees_whole(request) for chain in chains)
+            workers = self._workers[: self._schedule.whole_threads] if whole else self._workers
             every_states = [states, *(copy.deepcopy(states) for _ in workers[1:])]
             mine = dict(zip(map(id, workers), every_states, strict=True))
 
@@ -182,12 +184,12 @@ class Executor:
             return {request: _joined(request.statistic, [each[request] for each in every_states]) for request in states}
 
         states = {request: request.statistic.init(parts, len(first.site.models), first.double) for request in requests}
-        return _finished(states, walk, self._alike)
+        return _finished(states, walk, partial(self._alike, chains))
 
-    def _alike(self, request: Request, state: Any) -> Hashable:
+    def _alike(self, chains: Sequence[Chain], request: Request, state: Any) -> Hashable:
         """What two statistics must have in common to be shown the same slices."""
-        statistic = request.statistic
-        return statistic.whole, statistic.whole_rows, statistic.sample(state)
+        whole = tuple(chain.sees_whole(request) for chain in chains)
+        return whole, request.statistic.whole_rows, request.statistic.sample(state)
 
     def settle_own(self, chain: Chain) -> None:
         """Computes all statistics of one large site with all threads."""
@@ -203,17 +205,17 @@ class Executor:
         """Computes statistics of one site on one worker; `rows` gives any stretch of it."""
 
         def walk(states: dict[Request, Any]) -> dict[Request, Any]:
-            statistic = next(iter(states)).statistic
-            every = statistic.sample(states[next(iter(states))])
-            if statistic.whole:
+            request, state = next(iter(states.items()))
+            every, whole = request.statistic.sample(state), chain.sees_whole(request)
+            if whole:
                 cut: Iterable[tuple[int, int]] = [(0, chain.part.numel)]
             elif every > 1 and not held:
                 cut = _stretches(chain.part.numel, every)
             else:
-                cut = pieces(chain.part.numel, self._steps(chain, statistic))
+                cut = pieces(chain.part.numel, self._steps(chain, request.statistic))
             for start, stop in cut:
                 shown = rows(start, stop)
-                if held and every > 1 and not statistic.whole:
+                if held and every > 1 and not whole:
                     shown = shown.sampled(every)
                 for request, state in states.items():
                     request.statistic.update(state, chain.seen(request, shown))
@@ -222,7 +224,7 @@ class Executor:
         states = {
             request: request.statistic.init([chain.part], len(chain.site.models), chain.double) for request in requests
         }
-        return _finished(states, walk, self._alike)
+        return _finished(states, walk, partial(self._alike, [chain]))
 
     # ---- the map ----------------------------------------------------------------------------------------------------
 
@@ -282,13 +284,13 @@ class Executor:
         for first, last in pieces(stop, grid, start):
             yield Span(chain, first, last)
 
-    def _shown(self, statistic: Statistic, chain: Chain, every: int) -> Iterator[Span]:
-        """Cuts a site for a statistic: not at all where it must see whole tensors, one stretch in `every`, or all."""
-        if statistic.whole:
+    def _shown(self, request: Request, chain: Chain, every: int) -> Iterator[Span]:
+        """Cuts a site for a statistic: not at all where it sees the whole tensor, one stretch in `every`, or all."""
+        if chain.sees_whole(request):
             return iter([Span(chain, 0, chain.part.numel)])
         if every > 1:
             return self._stretches(chain, every)
-        cut = pieces(chain.part.numel, self._steps(chain, statistic))
+        cut = pieces(chain.part.numel, self._steps(chain, request.statistic))
         return (Span(chain, start, stop) for start, stop in cut)
 
     def _steps(self, chain: Chain, statistic: Statistic) -> int:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.plan.demands import held_under, read_by
+from eutectic.plan.demands import held_under, measured_at, read_by, taken
 from eutectic.plan.steps import Calibration, Demand, Merged
 from eutectic.stats.fold import Calibrated, Norm
 from eutectic.stats.store import Results, Store
@@ -26,7 +26,7 @@ class Measurements:
         """Adds up the norms over all sites that read them."""
         sums: dict[Norm, dict[int, list[float]]] = {}
         for site in sites:
-            found = {each for step in site.steps for each in read_by(step, len(site.models)).values()}
+            found = {each for step in site.steps for each in read_by(site, step).values()}
             for norm in found:
                 if not isinstance(norm, Norm):
                     continue
@@ -36,15 +36,19 @@ class Measurements:
                     sums.setdefault(norm, {}).setdefault(feed.source, []).append(energy)
         self._norms = {norm: {n: math.sqrt(math.fsum(parts)) for n, parts in by.items()} for norm, by in sums.items()}
 
-    def lacks(self, site: Merged) -> bool:
-        """Whether nothing passed through a site's tensor, so that a result its methods read does not exist."""
-        for step in site.steps:
-            for found in read_by(step, len(site.models)).values():
-                statistic = found.over if isinstance(found, Norm) else found
-                for feed in site.models:
-                    if held_under(site, feed, statistic) not in self._results[statistic, feed.source]:
-                        return True
-        return False
+    def lacks(self, site: Merged) -> frozenset[int]:
+        """Returns which of a site's steps read a result that does not exist, as nothing passed through its tensor.
+
+        Nor does one in the shape of the weights where a model has fewer of them (rows of a vocabulary) than the site.
+        """
+        return frozenset(
+            position
+            for position, step in enumerate(site.steps)
+            for statistic in map(taken, read_by(site, step).values())
+            for feed in site.models
+            if held_under(site, feed, statistic) not in self._results[statistic, feed.source]
+            or (statistic.aligned and measured_at(site, feed, statistic).numel != site.spec.numel)
+        )
 
     def read(self, found: Calibrated | Norm, site: Merged, start: int, shape: tuple[int, ...]) -> Any:
         """Returns a result as `site.fold` gives it.

@@ -109,7 +109,7 @@ def chains_of(plan: Plan, stage: str = "") -> list[Chain]:
     sites = plan.merged
     if measured is not None:
         # Layers that no sample reached (experts of a mixture, a head that was not run) have no statistics.
-        sites = tuple(without_data(site) if measured.lacks(site) else site for site in sites)
+        sites = tuple(without_data(site, lacking) if (lacking := measured.lacks(site)) else site for site in sites)
         measured.settle(sites)
     return [
         Chain(site, plan.recipe.seed, double, plan.device, stage, measured)

@@ -11,6 +11,7 @@ from typing import Any
 from eutectic.errors import RecipeError, nearest
 from eutectic.methods.arcee_fusion import arcee_fusion
 from eutectic.methods.breadcrumbs import breadcrumbs
+from eutectic.methods.cat import cat
 from eutectic.methods.consensus import consensus
 from eutectic.methods.core_space import core_space
 from eutectic.methods.dare import dare
@@ -58,6 +59,7 @@ def _listed() -> Mapping[str, Method[Any]]:
     own: list[Method[Any]] = [
         arcee_fusion,
         breadcrumbs,
+        cat,
         consensus,
         core_space,
         dare,

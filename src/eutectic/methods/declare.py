@@ -59,9 +59,10 @@ class Locality(enum.IntEnum):
 
 
 class Domain(enum.Enum):
-    """Which tensors a method is for: every one, those of two axes, or of these the linear maps.
+    """Which tensors a method is for: every one, those of two axes, of these the linear maps, or all that layers hold.
 
     Embeddings, positions, heads and parameters that are no maps (norms, scales, states) are matrices in shape only.
+    LAYERS are linear maps, convolutions, scales and shifts; `site.meets` tells them apart.
     What becomes of the others is `elsewhere`'s to say; a transform leaves them as they are.
 
     FACTORS is another view of the same sites: a method gets the adapters' stored factors (`site.factors`) instead of
@@ -71,6 +72,7 @@ class Domain(enum.Enum):
     ANY = "tensors"
     MATRIX = "matrices"
     LINEAR = "linear maps"
+    LAYERS = "layers"
     FACTORS = "stored factors"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from eutectic.methods.declare import Domain, Method, Parameter, no_data
+from eutectic.methods.declare import Domain, Method, Parameter
 
 
 def describe(method: Method[Any]) -> dict[str, Any]:
@@ -131,9 +131,14 @@ def _wants(method: Method[Any], *, always: bool = False) -> list[str]:
     wants = (["a base"] if needs.base else []) + (["adapters only"] if _on_factors(method) else [])
     if always or (needs.models.low, needs.models.high) != (1, None):
         wants += [f"{count}{' (the base may be one)' if needs.base_counts else ''}"]
-    if method.calibrated is not no_data:
+    if _reads_data(method):
         wants += ["data"]
     return wants + (["a seed"] if needs.random else [])
+
+
+def _reads_data(method: Method[Any]) -> bool:
+    """Whether the method looks at data unless a parameter says otherwise."""
+    return bool(method.calibrated(**{own.name: 0.5 if own.required else own.default for own in method.parameters}))
 
 
 def _extras(method: Method[Any]) -> list[str]:
@@ -163,7 +168,7 @@ def _example(method: Method[Any]) -> list[str]:
     if not method.combines:
         chain = ["method:", f"  - {step}", "  - task_arithmetic"]
     base = ["base: base"] if method.needs.base or not method.combines else []
-    data = ["calibration:", "  data: texts.jsonl"] if method.calibrated is not no_data else []
+    data = ["calibration:", "  data: texts.jsonl"] if _reads_data(method) else []
     return [*base, f"models: [{', '.join(models)}]", *chain, *data]
 
 

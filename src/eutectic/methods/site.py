@@ -9,6 +9,7 @@ from eutectic.adapters.factors import Factors
 from eutectic.errors import RecipeError, UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.tensors import Tensor, torch
+from eutectic.stats.fold import Sees, meets
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -45,6 +46,7 @@ class Site:
             may be read (while a method describes itself to the kernels).
         anchor: the base, (*shape), if the method declared it or an adapter needs it.
         are_deltas: `values` holds differences from the base.
+        stacked: how many maps of one size the tensor holds, one behind the other along its outputs.
         updates: the adapters' stored factors, where the method declared `Needs(domain=Domain.FACTORS)`.
         lanes: threads that `each` may use.
         width: elements of a row of the whole tensor (its last axis).
@@ -61,6 +63,7 @@ class Site:
     lanes: int = 1
     width: int = 1
     numel: int = 0
+    stacked: int = 1
     updates: tuple[Factors, ...] | None = None
 
     @property
@@ -76,6 +79,12 @@ class Site:
         if self.updates is None:
             raise UndeclaredNeed(f"{self.name}: reads factors without declaring Needs(domain=Domain.FACTORS)")
         return self.updates
+
+    @property
+    def meets(self) -> Sees | None:
+        """What the tensor is multiplied with, by its name and axes: inputs, what a norm made, or nothing (a shift)."""
+        values = self.base if self.values is None else self.values[0]
+        return meets(self.name, values.dim())
 
     @property
     def tensors(self) -> Tensor:

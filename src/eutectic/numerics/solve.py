@@ -6,6 +6,26 @@ from eutectic.numerics.tensors import Tensor, torch
 NOISE = 1.2e-7
 
 
+def gram_rows(gram: Tensor, most: int, floor: float = NOISE) -> Tensor:
+    """Returns rows whose products are a Gram matrix of few rows: (d, d) of rank at most `most` -> (r, d), r <= most.
+
+    By Cholesky with pivots: `gram` is rows^T rows, but for what is left once no channel has more than `floor` of the
+    largest one's energy. Float64.
+    """
+    left = gram.diagonal().double().clone()
+    least = floor * float(left.max()) if len(left) else 0.0
+    rows = torch.zeros(min(most, len(gram)), len(gram), dtype=torch.float64)
+    for at in range(len(rows)):
+        pivot = int(left.argmax())
+        if float(left[pivot]) <= least:
+            return rows[:at]
+        row = gram[pivot].double() - rows[:at, pivot] @ rows[:at]
+        rows[at] = row / left[pivot].sqrt()
+        left -= rows[at].square()
+        left[pivot] = 0.0
+    return rows
+
+
 def solve_gram(gram: Tensor, right: Tensor) -> Tensor:
     """Returns the least x with gram @ x = right: (d, d) positive semi-definite, (d, m) -> (d, m), float64.
 

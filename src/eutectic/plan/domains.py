@@ -1,13 +1,12 @@
 """Which of a chain's methods apply to a tensor: those outside whose domain it is are replaced, or left out."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from eutectic.layout.roles import Role
 from eutectic.methods import get
 from eutectic.methods.declare import Domain, Elsewhere, Method
-from eutectic.plan.demands import read_by
 from eutectic.plan.steps import Merged
 from eutectic.recipe.resolve import ResolvedStep
 
@@ -15,6 +14,8 @@ from eutectic.recipe.resolve import ResolvedStep
 #: `ssm.state` holds some that are, whose names do not tell them apart.
 _NO_MAPS = ("embedding", "head", "attention.position", "attention.sink", "norm", "scale", "ssm.state", "ssm.conv",
             "quantization", "buffer")  # fmt: skip
+#: Branches that layers hold as vectors.
+_VECTORS = ("norm", "scale")
 
 
 @dataclass(frozen=True)
@@ -51,11 +52,11 @@ def apply_domains(steps: tuple[ResolvedStep, ...], role: Role, shape: tuple[int,
     return Applied(tuple(found), "; ".join(said))
 
 
-def without_data(site: Merged) -> Merged:
-    """Returns a site whose layer no sample reached: methods that read data are replaced or left out there."""
+def without_data(site: Merged, lacking: Collection[int]) -> Merged:
+    """Returns a site without data that its methods at some positions read: they are replaced or left out."""
     steps: list[ResolvedStep] = []
-    for step in site.steps:
-        if not read_by(step, len(site.models)):
+    for position, step in enumerate(site.steps):
+        if position not in lacking:
             steps.append(step)
         elif not step.method.combines:
             steps.append(replace(step, method=step.method.left_out()))
@@ -64,16 +65,27 @@ def without_data(site: Merged) -> Merged:
             if other.method is None:  # the base's tensor, as a merge that does not move
                 other = Elsewhere("task_arithmetic", {"weight": (0.0,) * len(site.models)})
             steps.append(_instead(step, other, get(other.method or "linear"), len(site.models)))
-    return replace(site, steps=tuple(steps), aside="no sample reached it")
+    return replace(site, steps=tuple(steps), aside="calibration has no result there")
 
 
 def _outside(domain: Domain, role: Role, shape: tuple[int, ...]) -> str:
     """Says what puts a tensor outside a domain; nothing when it is inside."""
+    if domain is Domain.LAYERS:
+        return _outside_layers(role, shape)
     if domain is not Domain.ANY and len(shape) != 2:
         return f"{len(shape)}-D"
     if domain is Domain.LINEAR and any(role.matches(branch) for branch in _NO_MAPS):
         return role.value
     return ""
+
+
+def _outside_layers(role: Role, shape: tuple[int, ...]) -> str:
+    if not shape:
+        return "0-D"
+    if role is Role.EMBEDDING_PATCH:  # a convolution, and what it adds
+        return ""
+    vector = len(shape) == 1 and any(role.matches(branch) for branch in _VECTORS)
+    return "" if vector or not any(role.matches(branch) for branch in _NO_MAPS) else role.value
 
 
 def _instead(step: ResolvedStep, other: Elsewhere, method: Method[Any], n: int) -> ResolvedStep:

@@ -13,6 +13,7 @@ from eutectic.errors import MismatchError, RecipeError
 from eutectic.layout.layout import Place, with_block
 from eutectic.layout.match import Kind, Match, Report
 from eutectic.layout.roles import Role
+from eutectic.layout.stacked import stacked
 from eutectic.plan.domains import apply_domains
 from eutectic.plan.steps import Copied, Dropped, Feed, Merged
 from eutectic.recipe.model import BASE, Recipe
@@ -271,7 +272,8 @@ class Decider:
                 problem = f"{output.name}: {step.method.name} takes {need.models} models, found {count}"
                 self.fates.problems.append(problem)
                 return
-        self.fates.merged.append(Merged(spec, steps, feed, models, "; ".join(kinds.values()), applied.why))
+        why, parts = "; ".join(kinds.values()), stacked(output.name, output.place.role, shape)
+        self.fates.merged.append(Merged(spec, steps, feed, models, why, applied.why, parts))
         self.fates.order.append(spec)
 
     def _keep_base(self, output: _Output, base: TensorSpec | None, shape: tuple[int, ...], why: str) -> None:

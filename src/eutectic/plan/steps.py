@@ -50,6 +50,7 @@ class Merged:
         models: one row per model.
         why: what is special about it, for the plan's listing.
         aside: why other methods than the recipe's make it, if they do.
+        stacked: how many maps of one size it holds, one behind the other along its outputs.
     """
 
     spec: TensorSpec
@@ -58,6 +59,7 @@ class Merged:
     models: tuple[Feed, ...]
     why: str = ""
     aside: str = ""
+    stacked: int = 1
 
     @property
     def feeds(self) -> tuple[Feed, ...]:

@@ -5,21 +5,24 @@ from dataclasses import dataclass
 
 from eutectic.numerics.kernels import BINS
 from eutectic.numerics.tensors import Tensor
-from eutectic.stats.fold import Again, Part, Seen
+from eutectic.stats.fold import Again, Calibrated, Part, Seen
 from eutectic.stats.weights import OfWeights, Window, count, look, open_window, sampled_sweeps
 
 
-def conflict(deltas: Tensor) -> Tensor:
-    """Returns the root of the sum over ordered pairs of tasks of |T_i| |T_j|: (n, *shape) -> (*shape), none negative.
+def conflict(sensitivity: Tensor, movement: Tensor) -> Tensor:
+    """Returns the root of the sum over ordered pairs i != j of |s_j| |m_i|: twice (n, *shape) -> (*shape).
 
-    Made as (sum |T|)^2 - sum T^2 in float64, and rounded once to the deltas' precision, which the root's range fits.
+    `sensitivity` says how much each task minds that an element moves, `movement` how far each task moves it. Made as
+    sum |s| sum |m| - sum |s m| in float64, none negative, and rounded once to the precision of `movement`, which the
+    root's range fits.
     """
-    total, squares = deltas[0].abs().double(), deltas[0].double().square()
-    for delta in deltas[1:]:
-        wide = delta.abs().double()
-        total += wide
-        squares += wide.square_()
-    return total.square_().sub_(squares).clamp_min_(0.0).sqrt_().to(deltas)
+    minded, moved = sensitivity[0].abs().double(), movement[0].abs().double()
+    own = minded * moved
+    for s, m in zip(sensitivity[1:], movement[1:], strict=True):
+        minds, moves = s.abs().double(), m.abs().double()
+        minded, moved = minded.add_(minds), moved.add_(moves)
+        own += minds.mul_(moves)
+    return minded.mul_(moved).sub_(own).clamp_min_(0.0).sqrt_().to(movement)
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,16 @@ class ConflictQuantile(OfWeights):
 
     Found exactly by counting bit patterns, as `MagnitudeQuantile` does, without holding a conflict. It reads deltas
     through torch, so the methods that ask for it have no fused form.
+
+    Attributes:
+        share: of the elements that lie at the quantile or above.
+        sensitivity: the calibrated statistic that is one side of `conflict`; the deltas if None.
+        movement: the same for the other side.
     """
 
     share: float = 0.01
+    sensitivity: Calibrated | None = None
+    movement: Calibrated | None = None
 
     def sample(self, state: Window) -> int:
         return state.sampling
@@ -42,7 +52,8 @@ class ConflictQuantile(OfWeights):
         return open_window(sum(part.numel for part in parts), 1, double)
 
     def update(self, state: Window, seen: Seen) -> None:
-        count(conflict(seen.deltas), state, 0)
+        sides = (seen.deltas if side is None else seen.measured(side) for side in (self.sensitivity, self.movement))
+        count(conflict(*sides), state, 0)
 
     def combine(self, left: Window, right: Window) -> Window:
         left.below += right.below

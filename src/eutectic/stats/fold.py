@@ -4,6 +4,7 @@ A statistic is a frozen value (equal statistics are computed once). The engine g
 shows it every slice of the statistic's scope through `update`, joins the workers' states with `combine`, and asks
 `finish` for the result. Laws, tested over every statistic: the order of slices, how a tensor is cut into slices
 (at multiples of `GRAIN` elements), how work is shared between states, and resuming change nothing, to the last bit.
+Beside the weights, a statistic may be shown what calibration found of the same slice (`Seen.measured`).
 """
 
 import enum
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from eutectic.errors import UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import Rows
 from eutectic.numerics.stages import Stage
@@ -78,6 +80,8 @@ class Seen:
         rows: the slice as the fused kernels take it; None where they do not apply (another device, or a transform
             they cannot express). Then `tensors`, `deltas` and `after` serve.
         results: finished statistics this one depends on.
+        measured: gives the slice of a calibrated result that belongs to this slice of weights, flattened:
+            (n, elements). The result must be `aligned`, and the method must have declared it.
     """
 
     def __init__(
@@ -89,10 +93,11 @@ class Seen:
         tensors: Callable[[], Tensor],
         after: Callable[[tuple[Stage, ...]], Tensor],
         results: Mapping["Statistic", Any],
+        measured: "Callable[[Calibrated], Tensor] | None" = None,
     ) -> None:
         self.name, self.numel, self.width = part.name, part.numel, part.width
         self.start, self.key, self.rows, self.results = start, key, rows, results
-        self._tensors, self.after = tensors, after
+        self._tensors, self.after, self.measured = tensors, after, measured or _not_declared
 
     @property
     def tensors(self) -> Tensor:
@@ -110,6 +115,10 @@ class Seen:
         gets them in their shape: (n, *shape).
         """
         return self.after(())
+
+
+def _not_declared(statistic: "Calibrated") -> Tensor:
+    raise UndeclaredNeed(f"{statistic.key} was read by a statistic but not declared in calibrated")
 
 
 @dataclass(frozen=True)
@@ -196,6 +205,24 @@ class Sees(enum.Enum):
     INPUTS = "inputs"  #: rows that a linear map multiplies, (rows, width)
     NORMALISED = "normalised"  #: rows that a norm's scale multiplies, (rows, width)
     GRADIENTS = "gradients"  #: derivatives in the tensor's own shape
+
+
+#: Last words of the names of what is added to activations, rather than multiplied with them.
+_ADDED = ("bias", "beta")
+
+
+def meets(name: str, axes: int) -> Sees | None:
+    """Returns what a tensor of a layer is multiplied with.
+
+    Inputs where it is a map, what a norm made where it is a scale, and nothing where it is a shift.
+
+    Args:
+        name: the tensor's name.
+        axes: how many it has.
+    """
+    if axes > 1:
+        return Sees.INPUTS
+    return Sees.NORMALISED if axes and not name.endswith(_ADDED) else None
 
 
 class Calibrated(ABC):

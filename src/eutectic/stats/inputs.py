@@ -50,10 +50,11 @@ class InputMoments(Calibrated):
     """Sums and sums of squares of each channel: (2, width), or (2, groups, width).
 
     At a linear map the channels are its inputs'; at the scale of a norm they are the normalised activations that the
-    scale multiplies.
+    scale multiplies. `at` the scales: at those alone.
     """
 
     of_: Literal["each", "base"] = "each"
+    at: Literal["maps and scales", "scales"] = "maps and scales"
     origin = Origin.INPUTS
 
     @property
@@ -61,7 +62,7 @@ class InputMoments(Calibrated):
         return Of(self.of_)
 
     def takes(self, sees: Sees) -> bool:
-        return sees in (Sees.INPUTS, Sees.NORMALISED)
+        return sees is Sees.NORMALISED or (sees is Sees.INPUTS and self.at != "scales")
 
     def init(self, shape: tuple[int, ...]) -> Tensor:
         return torch.zeros(2, *shape, dtype=torch.float64)

@@ -186,6 +186,11 @@ class Chain:
                 round_to(made.extras[extra.name], extra.dtype, buffer)
         return round_to(made.merged, dtype, out)
 
+    def reached(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Returns a slice as it reaches the combine, flattened: the base's, (elements), and the deltas, (n, elements)."""
+        site = self._after(rows, self._shape(rows), len(self.site.steps) - 1)
+        return site.base.reshape(-1), site.deltas.reshape(rows.n, -1)
+
     def _write_numbers(self, described: Combination, extras: Sequence[Buffer]) -> None:
         """Writes the extras that are numbers, which the kernels have no part in."""
         whole = [(extra, buffer) for extra, buffer in zip(self.site.extras, extras, strict=False) if extra.shape]

@@ -241,6 +241,14 @@ class Executor:
         bad = chain.combine(rows, out, spec.dtype.name, extras)
         self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad, extras)
 
+    def show(self, chains: Sequence[Chain], look: Callable[[Chain, Rows], None]) -> None:
+        """Shows every slice of some sites, whose statistics are settled, to `look`, on all workers."""
+        whole = [chain for chain in chains if chain.site.locality is Locality.TENSOR]
+        sliced = [span for chain in chains if chain not in whole for span in self._cut(chain, 0, chain.part.numel)]
+        crew = self._workers[: self._schedule.whole_threads]
+        for spans, workers in (([Span(chain, 0, chain.part.numel) for chain in whole], crew), (sliced, self._workers)):
+            self._share(spans, lambda worker, s: look(s.chain, worker.load(s.chain, s.start, s.stop)), "", workers)
+
     # ---- slices -----------------------------------------------------------------------------------------------------
 
     def _fits(self, chain: Chain) -> bool:

@@ -265,14 +265,17 @@ def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any
         known["others"] = [job.samples.digest for job in found.values()]
     if statistic.origin is Origin.GRADIENTS:
         known["seed"] = plan.recipe.seed
-        head = said.head
-        made = plan.inputs[0].source.fingerprint() if head is not None and head.prompts is not None else None
-        known["head"] = (
-            None
-            if head is None
-            else [head.pool, head.normalize, float(head.scale), made, _file_digest(plan, job)]
-        )
+        known["head"] = head_facts(plan, job)
     return known
+
+
+def head_facts(plan: Plan, job: Job) -> list[Any] | None:
+    """Returns all that a model's head depends on, as plain data; None without one."""
+    head = section(plan).head
+    if head is None:
+        return None
+    made = None if head.prompts is None else plan.inputs[0].source.fingerprint()
+    return [head.pool, head.normalize, float(head.scale), made, _file_digest(plan, job)]
 
 
 def _file_digest(plan: Plan, job: Job) -> str:
@@ -398,7 +401,9 @@ def pass_bytes(plan: Plan, job: Job) -> int:
 def backward_bytes(plan: Plan, job: Job) -> int:
     """Bytes that one batch of a model's samples keeps for a backward pass, the logits of its head included."""
     cost = _Cost(plan, job, [])
-    words = max((shape[0] for name, shape in job.weights.names.items() if len(shape) == 2 and "embed" in name), default=0)
+    words = max(
+        (shape[0] for name, shape in job.weights.names.items() if len(shape) == 2 and "embed" in name), default=0
+    )
     predicts = section(plan).head is None and is_causal(job)
     return cost.backward + (cost.batch * cost.length * words * 4 * 3 if predicts else 0)
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         merge_adapters,
     )
     from eutectic.api.federated import Aggregation, aggregate
+    from eutectic.api.learning import Learned, Learning, learn, plan_learning
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, convert, merge, read, rule
     from eutectic.api.runs import (
@@ -59,6 +60,8 @@ __all__ = [
     "CheckpointError",
     "EutecticError",
     "Inspection",
+    "Learned",
+    "Learning",
     "MismatchError",
     "ModuleUpdate",
     "OutputError",
@@ -82,10 +85,12 @@ __all__ = [
     "greedy_soup",
     "inspect",
     "inspect_adapter",
+    "learn",
     "merge",
     "merge_adapters",
     "open",
     "plan",
+    "plan_learning",
     "read",
     "rule",
     "run",
@@ -105,6 +110,7 @@ _HOMES = {
         "merge_adapters",
     ),
     "federated": ("Aggregation", "aggregate"),
+    "learning": ("Learned", "Learning", "learn", "plan_learning"),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "convert", "merge", "read", "rule"),
     "runs": (

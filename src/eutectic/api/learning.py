@@ -103,15 +103,15 @@ class Learning:
         found, how = self.coefficients, self.how
         samples = ", ".join(f"{len(task.job.samples.rows)} of {task.job.samples.reference}" for task in self.tasks)
         again = f"{format_bytes(self.read_again)} read again in every step"
+        coefficients = f"{len(found.labels)} x {len(self.recipe.models)} coefficients by {found.by}"
+        shown = f"{len(self.tasks)} x {how.batches} batches of {section(self.plan).batch}"
+        parts = ", ".join(f"{format_bytes(size)} {what}" for what, size in self.memory.items())
         lines = [
-            f"learns    {len(found.labels)} x {len(self.recipe.models)} coefficients by {found.by}, of "
-            f"{len(found.groups)} tensors, by the entropy of predictions",
+            f"learns    {coefficients}, of {len(found.groups)} tensors, by the entropy of predictions",
             f"data      {samples}{'; test inputs, as asked' if how.transductive else ''}",
-            f"steps     {how.steps}, {self.done} of them done; each {len(self.tasks)} x {how.batches} batches of "
-            f"{section(self.plan).batch}, forward and backward",
+            f"steps     {how.steps}, {self.done} of them done; each shows {shown}, forward and backward",
             f"deltas    {again if self.read_again else 'read once and kept in memory'}",
-            f"memory    {format_bytes(self.peak)} of {format_bytes(self.budget)} at most: "
-            + ", ".join(f"{format_bytes(size)} {what}" for what, size in self.memory.items()),
+            f"memory    {format_bytes(self.peak)} of {format_bytes(self.budget)} at most: {parts}",
             f"state     {self.results.folder}",
         ]
         return "\n".join(lines)
@@ -181,9 +181,7 @@ def check_place(recipe: Recipe, target: Path) -> None:
     named = [recipe.base, *(entry.model for entry in recipe.models)]
     relative = next((name for name in named if name and not Path(name).is_absolute() and (root / name).exists()), None)
     if relative is not None:
-        raise OutputError(
-            f"{target}: {relative} is found from {root}; write the learned recipe there, beside the other"
-        )
+        raise OutputError(f"{target}: {relative} is found from {root}; write the learned recipe there")
 
 
 def plan_learning(

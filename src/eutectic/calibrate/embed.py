@@ -1,4 +1,4 @@
-"""Features of samples by a model that is passed block by block: those of prompts, and those that adapters are fitted to."""
+"""Features of samples by a model that is passed block by block: of prompts, and of what adapters are fitted to."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

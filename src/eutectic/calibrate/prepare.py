@@ -405,7 +405,7 @@ def backward_bytes(plan: Plan, job: Job) -> int:
         (shape[0] for name, shape in job.weights.names.items() if len(shape) == 2 and "embed" in name), default=0
     )
     predicts = section(plan).head is None and is_causal(job)
-    return cost.backward + (cost.batch * cost.length * words * 4 * 3 if predicts else 0)
+    return cost.backward + (cost.batch * cost.length * max(tables, default=0) * 4 * 3 if predicts else 0)
 
 
 def is_causal(job: Job) -> bool:

@@ -187,7 +187,7 @@ class Chain:
         return round_to(made.merged, dtype, out)
 
     def reached(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Returns a slice as it reaches the combine, flattened: the base's, (elements), and the deltas, (n, elements)."""
+        """Returns a slice as it reaches the combine: the base, (elements), and the deltas, (n, elements)."""
         site = self._after(rows, self._shape(rows), len(self.site.steps) - 1)
         return site.base.reshape(-1), site.deltas.reshape(rows.n, -1)
 

@@ -50,7 +50,7 @@ def adamerging(
     steps: int,
     rate: float = 1e-3,
     clamp: bool = True,
-    hear: Callable[[Learnt], None],
+    hear: Callable[[Learnt], None] = lambda _: None,
 ) -> Learnt:
     """Goes on from a state until `steps` steps have been made.
 

@@ -393,14 +393,14 @@ def _descend(learning: Learning, state: Learnt, watch: Sequence[Observer]) -> Le
     entropy = Entropy(learning.plan, learning.tasks, how.batches)  # makes heads, before the weights take their room
     specs = {site.spec.name: site.spec for site in learning.plan.merged}
     parameters = {name: torch.nn.Parameter(torch.empty(specs[name].shape)) for name in found.groups}
+    values_of = {name: parameter.detach() for name, parameter in parameters.items()}
     output = Staged(learning.plan, "the merged model")
     reached = set().union(*(task.load(parameters) for task in learning.tasks))
     weighted = Weighted(output, found.scale, learning.kept)
 
     def descend(values: Tensor, step: int) -> tuple[float, Tensor]:
         rows = values.tolist()
-        with torch.no_grad():
-            weighted.merge({name: rows[at] for name, at in found.groups.items()}, parameters)
+        weighted.merge({name: rows[at] for name, at in found.groups.items()}, values_of)
         loss = entropy.add_gradients(step)
         gradients = {name: p.grad for name, p in parameters.items() if p.grad is not None}
         derivatives = torch.zeros(values.shape, dtype=torch.float64)

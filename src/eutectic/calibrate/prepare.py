@@ -401,9 +401,7 @@ def pass_bytes(plan: Plan, job: Job) -> int:
 def backward_bytes(plan: Plan, job: Job) -> int:
     """Bytes that one batch of a model's samples keeps for a backward pass, the logits of its head included."""
     cost = _Cost(plan, job, [])
-    words = max(
-        (shape[0] for name, shape in job.weights.names.items() if len(shape) == 2 and "embed" in name), default=0
-    )
+    tables = [shape[0] for name, shape in job.weights.names.items() if len(shape) == 2 and "embed" in name]
     predicts = section(plan).head is None and is_causal(job)
     return cost.backward + (cost.batch * cost.length * max(tables, default=0) * 4 * 3 if predicts else 0)
 

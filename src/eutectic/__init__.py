@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     )
     from eutectic.api.soups import Soup, greedy_soup
     from eutectic.api.statistics import Statistics, statistics
+    from eutectic.api.surgery import Surgery, SurgeryPlan, plan_surgery, surgery
 
 __all__ = [
     "AdapterInspection",
@@ -72,6 +73,8 @@ __all__ = [
     "RecipeError",
     "Soup",
     "Statistics",
+    "Surgery",
+    "SurgeryPlan",
     "TensorDifference",
     "UndeclaredNeed",
     "Verification",
@@ -91,11 +94,13 @@ __all__ = [
     "open",
     "plan",
     "plan_learning",
+    "plan_surgery",
     "read",
     "rule",
     "run",
     "specialise",
     "statistics",
+    "surgery",
     "verify",
 ]
 
@@ -127,6 +132,7 @@ _HOMES = {
     ),
     "soups": ("Soup", "greedy_soup"),
     "statistics": ("Statistics", "statistics"),
+    "surgery": ("Surgery", "SurgeryPlan", "plan_surgery", "surgery"),
 }
 
 

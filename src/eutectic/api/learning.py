@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from eutectic.engine.meter import Meter
 from eutectic.engine.staged import Staged, staged
 from eutectic.engine.weighted import Weighted
 from eutectic.errors import CalibrationError, OutputError, OverBudget
+from eutectic.numerics.kernels import GRAIN
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.plan.build import default_memory
 from eutectic.plan.steps import Merged
@@ -28,6 +29,8 @@ from eutectic.search.coefficients import By, Coefficients, check_recipe, coeffic
 from eutectic.stats.store import Outcome, Results
 
 _STATE = "state"
+#: Elements of a slice of deltas: they pass through torch, in several copies.
+SHOWN = 2 * GRAIN
 #: Words of a file's or a split's name that say it is what models are judged by.
 _TEST = re.compile(r"(?<![a-z])(test|tests|testing)(?![a-z])")
 
@@ -286,9 +289,10 @@ def learn(learning: Learning, *, watch: Sequence[Observer] = ()) -> Learned:
             state = _descend(learning, state, watch)
     found, how = learning.coefficients, learning.how
     values = tuple(tuple(row) for row in used(state.raw, how.clamp).tolist())
+    each = "model" if found.by == "model" else f"{found.by} and model"
     tokens = "test inputs" if how.transductive else "data of its own"
     said = (
-        f"learned by AdaMerging, a weight for each {found.by} and model, in {how.steps} steps on {tokens}: entropy "
+        f"learned by AdaMerging, a weight for each {each}, in {how.steps} steps on {tokens}: entropy "
         f"{state.losses[0]:.4f} to {state.losses[-1]:.4f}, seed {learning.recipe.seed}"
     )
     return Learned(
@@ -337,7 +341,7 @@ def _held(planned: Plan, found: Coefficients, tasks: Sequence[Task]) -> dict[str
         "weights": planned.layout.nbytes + sum(task.kept for task in tasks),
         "gradient": sum(sizes[name] for name in found.groups),
         "a batch": max(backward_bytes(planned, task.job) for task in tasks),
-        "slices": planned.memory.peak,
+        "slices": planned.memory.peak + planned.schedule.threads * SHOWN * 4 * (len(planned.inputs) + 1) * 6,
     }
 
 
@@ -394,7 +398,9 @@ def _descend(learning: Learning, state: Learnt, watch: Sequence[Observer]) -> Le
     specs = {site.spec.name: site.spec for site in learning.plan.merged}
     parameters = {name: torch.nn.Parameter(torch.empty(specs[name].shape)) for name in found.groups}
     values_of = {name: parameter.detach() for name, parameter in parameters.items()}
-    output = Staged(learning.plan, "the merged model")
+    schedule = learning.plan.schedule
+    small = replace(schedule, slice_elements=min(schedule.slice_elements, SHOWN))
+    output = Staged(replace(learning.plan, schedule=small), "the merged model")
     reached = set().union(*(task.load(parameters) for task in learning.tasks))
     weighted = Weighted(output, found.scale, learning.kept)
 

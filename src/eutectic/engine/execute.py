@@ -242,12 +242,17 @@ class Executor:
         self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad, extras)
 
     def show(self, chains: Sequence[Chain], look: Callable[[Chain, Rows], None]) -> None:
-        """Shows every slice of some sites, whose statistics are settled, to `look`, on all workers."""
-        whole = [chain for chain in chains if chain.site.locality is Locality.TENSOR]
-        sliced = [span for chain in chains if chain not in whole for span in self._cut(chain, 0, chain.part.numel)]
-        crew = self._workers[: self._schedule.whole_threads]
-        for spans, workers in (([Span(chain, 0, chain.part.numel) for chain in whole], crew), (sliced, self._workers)):
-            self._share(spans, lambda worker, s: look(s.chain, worker.load(s.chain, s.start, s.stop)), "", workers)
+        """Shows every slice of some sites, whose statistics are settled, to `look`, on this thread.
+
+        What reads weights again and again between other work would leave each thread's heap full of holes.
+        """
+        worker = self._workers[0]
+        for chain in chains:
+            whole = chain.site.locality is Locality.TENSOR
+            size = max(1, chain.part.numel) if whole else self.grid(chain)
+            for start, stop in pieces(chain.part.numel, size):
+                worker.will_need(chain.site, stop, min(chain.part.numel, stop + size))
+                look(chain, worker.load(chain, start, stop))
 
     # ---- slices -----------------------------------------------------------------------------------------------------
 

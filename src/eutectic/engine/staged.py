@@ -76,12 +76,11 @@ class Staged:
             self._merge(chain, first, last, start, out, itemsize)
 
     def show(self, names: Iterable[str], look: Callable[[str, int, Tensor, Tensor], None]) -> None:
-        """Shows merged tensors as they reach their combine, slice by slice, on all workers.
+        """Shows merged tensors as they reach their combine, slice by slice.
 
         Args:
             names: which.
-            look: hears name, first element, the base's elements and the models' deltas, (elements) and (n, elements);
-                called by several threads.
+            look: hears name, first element, the base's elements and the models' deltas, (elements) and (n, elements).
 
         Raises:
             CheckpointError: when an input cannot be read.

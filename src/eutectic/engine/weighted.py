@@ -5,7 +5,6 @@ deltas are needed twice a step, one slice at a time: they are read again, or kep
 """
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from eutectic.engine.execute import pieces
@@ -29,7 +28,6 @@ class Weighted:
     def __init__(self, staged: Staged, scale: Mapping[str, float], keep: Iterable[str] = ()) -> None:
         self._staged, self._scale, self._keep = staged, scale, frozenset(keep)
         self._kept: dict[str, list[tuple[int, Tensor, Tensor]]] = {}
-        self._lock = threading.Lock()
 
     def merge(self, weights: Mapping[str, Sequence[float]], out: Mapping[str, Tensor]) -> None:
         """Fills `out` with every tensor's base + scale * sum of weights[i] * delta i, added in model order."""
@@ -46,9 +44,9 @@ class Weighted:
     def inner(self, gradients: Mapping[str, Tensor]) -> dict[str, list[float]]:
         """Returns, for each tensor that has a gradient, the derivatives to its weights, one a model.
 
-        Products are summed by grain, and grains in float64 and in order, whoever summed them.
+        Products are summed by grain, and grains in float64.
         """
-        parts: dict[str, dict[int, Tensor]] = {name: {} for name in gradients}
+        parts: dict[str, list[Tensor]] = {name: [] for name in gradients}
 
         def look(name: str, start: int, base: Tensor, deltas: Tensor) -> None:
             if name not in gradients:
@@ -56,12 +54,12 @@ class Weighted:
             gradient = gradients[name].reshape(-1)[start : start + len(base)].to(deltas.dtype)
             for first, last in pieces(start + len(base), GRAIN, start):
                 own = slice(first - start, last - start)
-                parts[name][first] = torch.mv(deltas[:, own], gradient[own]).double()
+                parts[name].append(torch.mv(deltas[:, own], gradient[own]).double())
 
         self._show(look)
         found = {}
         for name, sums in parts.items():
-            columns = zip(*(sums[at].tolist() for at in sorted(sums)), strict=True)
+            columns = zip(*(each.tolist() for each in sums), strict=True)
             found[name] = [self._scale[name] * math.fsum(column) for column in columns]
         return found
 
@@ -70,11 +68,11 @@ class Weighted:
 
         def read(name: str, start: int, base: Tensor, deltas: Tensor) -> None:
             if name in self._keep:
-                with self._lock:
-                    self._kept.setdefault(name, []).append((start, base.clone(), deltas.clone()))
+                self._kept.setdefault(name, []).append((start, base.clone(), deltas.clone()))
             look(name, start, base, deltas)
 
+        away = [name for name in self._scale if name not in self._kept]
         for name, slices in self._kept.items():
             for start, base, deltas in slices:
                 look(name, start, base, deltas)
-        self._staged.show([name for name in self._scale if name not in self._kept], read)
+        self._staged.show(away, read)

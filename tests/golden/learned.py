@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import eutectic
 from eutectic.calibrate import entropy
+from eutectic.search.surgery import FeatureAdapter, fit
 
 from .cases import Case, check_equal
 from .networks import Named, folder, merged, part, without_data
@@ -101,6 +102,24 @@ def adamerging(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: P
         check_equal(merged(at / "out"), part(want, f"{variant}.merged"), {"atol": 2e-3, "rtol": 0.0})
 
 
+def surgery(facts: Mapping[str, Any], inputs: Named, want: Named, tmp_path: Path) -> None:
+    """Adapters from a given start on all features at once: what they are, what they make, how near it comes."""
+    for k in range(facts["K"]):
+        own = part(inputs, f"task{k}")
+        merged_by, expert = own["merged_features"], own["expert_features"]
+        start = FeatureAdapter(own["down_init"], torch.zeros(facts["d"], facts["rank"]))
+        assert start.distance(merged_by, expert) == pytest.approx(facts["initial_l1"][k], rel=1e-5)
+        found = fit(merged_by, expert, start, steps=facts["steps"], batches=1, size=len(expert), rate=facts["lr"])
+        assert found.distance(merged_by, expert) == pytest.approx(facts["final_l1"][k], rel=1e-2)
+        assert facts["final_l1"][k] < facts["initial_l1"][k]
+        saved = eutectic.Surgery({"task": found}, "mean", {"task": (0.0, 0.0)})
+        saved.save(tmp_path / f"{k}.safetensors")
+        applied = eutectic.Surgery.open(tmp_path / f"{k}.safetensors")(merged_by, "task")
+        got = {"features": applied, "down": found.down, "up": found.up}
+        check_equal(got, part(want, f"task{k}"), {"atol": 1e-3, "rtol": 0.0})
+
+
 RUNNERS: dict[str, Callable[[Mapping[str, Any], Named, Named, Path], None]] = {
     "adamerging": adamerging,
+    "surgery": surgery,
 }

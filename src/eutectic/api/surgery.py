@@ -63,9 +63,7 @@ class Surgery:
         given = Path(os.fspath(path))
         file = given / PLACE if given.is_dir() else given
         if not file.is_file():
-            raise CheckpointError(
-                f"{file}: expected adapters of features, found no file; make them by eutectic surgery"
-            )
+            raise CheckpointError(f"{file}: expected adapters of features, found none; eutectic surgery makes them")
         source = SafetensorsFile(file)
         text = source.metadata.get(_FACTS, "")
         source.close()
@@ -281,8 +279,17 @@ def surgery(planned: SurgeryPlan, *, watch: Sequence[Observer] = ()) -> Surgery:
                 f"{job.name}: expected features of width {expert.shape[1]}, as its expert's, found {merged.shape[1]}"
             )
         start = FeatureAdapter.start(merged.shape[1], planned.rank, seed, job.name)
-        how = {"steps": planned.steps, "batches": planned.batches, "rate": planned.rate}
-        adapter = fit(merged, expert, start, size=size, seed=seed, task=job.name, **how)
+        adapter = fit(
+            merged,
+            expert,
+            start,
+            steps=planned.steps,
+            batches=planned.batches,
+            size=size,
+            rate=planned.rate,
+            seed=seed,
+            task=job.name,
+        )
         adapters[job.name] = adapter
         distances[job.name] = start.distance(merged, expert), adapter.distance(merged, expert)
         for observer in watch:

@@ -34,7 +34,8 @@ def feature_of(module: "torch.nn.Module", batch: Batch, pool: str) -> Tensor:
         return pooled(out, masks_of(module, batch, include=False), pool)
     if pool == "pooler":
         return named(out, "pooler_output")
-    hidden = named(out, "image_embeds", "text_embeds", "last_hidden_state")
+    # A family without an inner model (T5) gives its last hidden state as logits, once its head is taken away.
+    hidden = named(out, "image_embeds", "text_embeds", "last_hidden_state", "logits")
     return pooled(hidden, masks_of(module, batch, include=False), pool)
 
 

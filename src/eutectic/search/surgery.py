@@ -2,8 +2,8 @@
 
 Source: Yang et al., Representation Surgery for Multi-Task Model Merging, ICML 2024, arXiv:2402.02705, and the authors'
 code: z' = z - U relu(D z), D (rank, width), U (width, rank), without biases; D starts as torch draws a linear map, U at
-zero; the mean of |z' - expert's z| is minimised by Adam at a rate of 0.001 over 500 rounds of two batches of 16 for each
-task, a step after each batch. Features are those of the final embedding, before it is normalised.
+zero; the mean of |z' - expert's z| is minimised by Adam at a rate of 0.001 over 500 rounds of two batches of 16 a task,
+with a step after each batch. Features are those of the final embedding, before it is normalised.
 Departs: features are taken once and kept, as neither model changes; the data is other than test inputs unless these are
 asked for.
 """

@@ -150,13 +150,16 @@ def plan_learning(
             raise
         return Learning(given, planned, found, how, tasks, kept, {**memory_of, "deltas": size}, budget, results)
 
-    learning = made(budget)
+    try:
+        learning = made(budget)
+    except OverBudget as error:  # planned with what merging needs, to learn what the rest needs
+        learning = made(error.needed)
     if learning.peak <= budget:
         return learning
     _close(learning.plan)
     fixed = learning.peak - learning.plan.memory.peak
     try:
-        return made(max(budget - fixed, 0))
+        return made(max(budget - fixed, 1))
     except OverBudget as error:
         needed = fixed + error.needed
         raise OverBudget(

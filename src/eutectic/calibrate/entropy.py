@@ -106,6 +106,11 @@ def tasks_of(plan: Plan, found: Sequence[Job], output: Checkpoint, heads: Iterab
         if key not in shared:
             skeleton = Skeleton(build(job.runs, headless=headless), job.runs.reference, blocks=False)
             shared[key] = skeleton, skeleton.fit(weights)
+            if not headless and not _predicts(skeleton.module):
+                raise CalibrationError(
+                    f"{job.runs.reference}: expected a model that predicts, found {type(skeleton.module).__name__}, which "
+                    "has no head; name one under calibration.head"
+                )
         skeleton, fitted = shared[key]
         pool = section(plan).head
         check_pooler(skeleton, len(fitted.stored), pool.pool if pool is not None else "mean")
@@ -113,6 +118,13 @@ def tasks_of(plan: Plan, found: Sequence[Job], output: Checkpoint, heads: Iterab
         check_tokens(skeleton, [first], job.processor.reference)
         made.append(Task(job, skeleton, fitted))
     return made
+
+
+def _predicts(module: Any) -> bool:
+    """Whether a module has a head: it holds a model, makes words, or compares texts with images."""
+    if getattr(module, "base_model", None) is not module or hasattr(module, "logit_scale"):
+        return True
+    return getattr(module, "get_output_embeddings", lambda: None)() is not None
 
 
 def entropy(logits: Tensor, masks: tuple[Tensor, ...]) -> Tensor:

@@ -70,7 +70,7 @@ def adamerging(
         if clamp:
             gradient = gradient.where((adam.values >= 0) & (adam.values <= 1), 0.0)
         adam.step(gradient.to(adam.values))
-        losses.append(loss)
+        losses.append(float(torch.tensor(loss)))  # in float32, as it is stored
         mean, square, _ = adam.moments
         state = Learnt(adam.values.clone(), mean.clone(), square.clone(), tuple(losses))
         hear(state)

@@ -132,7 +132,7 @@ def held(planned: Plan, found: Coefficients, tasks: Sequence[Task]) -> dict[str,
         "weights": planned.layout.nbytes + sum(task.kept for task in tasks),
         "gradient": sum(sizes[name] for name in found.groups),
         "a batch": max(backward_bytes(planned, task.job) for task in tasks),
-        "slices": planned.memory.peak + planned.schedule.threads * SHOWN * 4 * (len(planned.inputs) + 1) * 6,
+        "slices": planned.memory.peak + SHOWN * 4 * (len(planned.inputs) + 1) * 6,
     }
 
 

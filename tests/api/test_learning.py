@@ -1,4 +1,4 @@
-"""Learning coefficients end to end: derivatives, heads, kinds of models, resuming, and what is refused before any pass."""
+"""Learning coefficients end to end: derivatives, heads, kinds of models, resuming, what is refused before any pass."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 import eutectic
-from eutectic.calibrate.entropy import drawn, entropy
+from eutectic.calibrate.entropy import drawn
 from eutectic.engine.events import Calibrating, Event
 from eutectic.errors import CalibrationError, OutputError, OverBudget, RecipeError
 from tests.make.transformer import config, family, save, texts
@@ -78,7 +78,7 @@ def task_vectors(folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch
 
 
 def weighed(values: torch.Tensor, base: Mapping[str, torch.Tensor], deltas: Mapping[str, torch.Tensor]) -> Any:
-    """base + sum of values[tensor, i] * delta i."""
+    """Base + sum of values[tensor, i] * delta i."""
     return {name: base[name] + torch.tensordot(values[at], deltas[name], 1) for at, name in enumerate(deltas)}
 
 
@@ -162,7 +162,10 @@ def test_prompts_are_embedded_by_the_base(berts: Path, tmp_path: Path) -> None:
 
 def test_little_memory_is_the_same_to_the_last_digit(berts: Path, tmp_path: Path) -> None:
     """Task vectors that are read twice a step, or kept; and the plan says which."""
-    made = recipe(berts, [{"trim": {"density": 0.5}}, {"elect": {"tie": "majority"}}, {"tatr": {"ratio": 0.05}}, "task_arithmetic"])
+    made = recipe(
+        berts,
+        [{"trim": {"density": 0.5}}, {"elect": {"tie": "majority"}}, {"tatr": {"ratio": 0.05}}, "task_arithmetic"],
+    )
     roomy = eutectic.plan_learning(made, steps=3, memory="1 GiB", store=tmp_path / "one")
     needed = roomy.peak - roomy.memory["deltas"]
     tight = eutectic.plan_learning(made, steps=3, memory=needed, store=tmp_path / "other")
@@ -175,7 +178,9 @@ def test_little_memory_is_the_same_to_the_last_digit(berts: Path, tmp_path: Path
     assert one.losses == other.losses
     with pytest.raises(OverBudget, match="its gradient and a batch's activations") as refused:
         eutectic.plan_learning(made, memory=needed // 4, store=tmp_path / "none")
-    assert eutectic.plan_learning(made, memory=refused.value.needed, store=tmp_path / "none").peak <= refused.value.needed
+    assert (
+        eutectic.plan_learning(made, memory=refused.value.needed, store=tmp_path / "none").peak <= refused.value.needed
+    )
 
 
 def test_a_stopped_run_goes_on(berts: Path, tmp_path: Path) -> None:
@@ -220,7 +225,12 @@ def test_heads_of_different_widths_stay_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "cls"),
-    [("llama", "LlamaForCausalLM"), ("gpt2", "GPT2LMHeadModel"), ("t5", "T5ForConditionalGeneration"), ("bert", "BertForMaskedLM")],
+    [
+        ("llama", "LlamaForCausalLM"),
+        ("gpt2", "GPT2LMHeadModel"),
+        ("t5", "T5ForConditionalGeneration"),
+        ("bert", "BertForMaskedLM"),
+    ],
 )
 def test_language_models_predict_tokens(tmp_path: Path, kind: str, cls: str) -> None:
     """Decoders and encoder-decoders learn from the entropy of their own words, padding aside; tied heads move along."""
@@ -337,7 +347,9 @@ def test_data_that_does_not_fit_is_refused_before_any_pass(berts: Path, tmp_path
     refused("expected a file", recipe(berts, head={"prompts": str(tmp_path / "none.jsonl")}))
     refused("steps: expected a number above 0", recipe(berts), steps=0)
     with pytest.raises(RecipeError, match="add calibration"):
-        eutectic.plan_learning(eutectic.merge([str(berts / "expert0")], base=str(berts / "base"), method="task_arithmetic"))
+        eutectic.plan_learning(
+            eutectic.merge([str(berts / "expert0")], base=str(berts / "base"), method="task_arithmetic")
+        )
     bare, plain = tmp_path / "bare", tmp_path / "plain"
     for folder, words in ((bare, False), (plain, True)):
         family(folder, "BertModel", config("bert"), words=words)
@@ -355,18 +367,12 @@ def test_the_learned_recipe_is_written_where_its_paths_are(berts: Path, tmp_path
     with pytest.raises(OutputError, match=r"base is found from .*; write the learned recipe there"):
         found.save(tmp_path / "learned.yaml")
     found.save(berts / "learned.yaml")
-    assert (berts / "learned.yaml").read_text().startswith("# learned by AdaMerging, a weight for each tensor and model")
+    assert (
+        (berts / "learned.yaml").read_text().startswith("# learned by AdaMerging, a weight for each tensor and model")
+    )
     eutectic.run(eutectic.plan(berts / "learned.yaml"), out=tmp_path / "out")
     base, deltas = task_vectors(berts)
     values = torch.tensor([dict(zip(found.labels, found.coefficients, strict=True))[name] for name in base])
     merged = load_file(tmp_path / "out" / "model.safetensors")
     for name, expected in weighed(values, base, deltas).items():
         assert torch.allclose(merged[name], expected, atol=1e-5)
-
-
-def test_entropy_by_hand() -> None:
-    """Two equal of two: log 2; a sure one: 0; tokens that are padded do not count."""
-    even, sure = torch.zeros(2), torch.tensor([100.0, -100.0])
-    assert float(entropy(torch.stack([even, sure]), ())) == pytest.approx(0.5 * 2**0.5 * 0 + 0.34657, abs=1e-4)
-    tokens = torch.stack([torch.stack([even, sure])])
-    assert float(entropy(tokens, (torch.tensor([[True, False]]),))) == pytest.approx(0.69315, abs=1e-4)

@@ -16,7 +16,9 @@ from eutectic.errors import CalibrationError
 from tests.make.transformer import config, save, texts
 
 
-@pytest.mark.parametrize(("kind", "cls"), [("bert", "BertModel"), ("t5", "T5ForConditionalGeneration"), ("llama", "LlamaForCausalLM")])
+@pytest.mark.parametrize(
+    ("kind", "cls"), [("bert", "BertModel"), ("t5", "T5ForConditionalGeneration"), ("llama", "LlamaForCausalLM")]
+)
 @pytest.mark.parametrize("aside", [False, True], ids=["memory", "disk"])
 def test_block_by_block_is_the_whole(tmp_path: Path, kind: str, cls: str, aside: bool) -> None:
     """The mean of the last hidden states over real tokens."""

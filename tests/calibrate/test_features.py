@@ -13,10 +13,10 @@ HIDDEN = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [9.0, 9.0]]])
 MASK = (torch.tensor([[True, True, False]]),)
 
 
-def texts(**more: torch.Tensor) -> Batch:
+def texts() -> Batch:
     """Two texts of three and two tokens."""
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    return Batch({"input_ids": torch.tensor([[2, 3, 4], [5, 6, 0]]), "attention_mask": mask} | more, (mask.bool(),), None, 2)
+    return Batch({"input_ids": torch.tensor([[2, 3, 4], [5, 6, 0]]), "attention_mask": mask}, (mask.bool(),), None, 2)
 
 
 def test_pooled_by_hand() -> None:

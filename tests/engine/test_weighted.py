@@ -35,7 +35,7 @@ def weighted(folder: Path, method: Any, keep: Any = (), scale: float = 1.0) -> W
 
 @pytest.mark.parametrize("keep", [(), tuple(NAMES), ("model.norm.weight",)], ids=["read again", "kept", "some"])
 def test_merged_and_back(tmp_path: Path, keep: tuple[str, ...]) -> None:
-    """base + 0.5 (0.2 A - 0.3 B + C), and the derivatives of <G, merged>: 0.5 <G, A> and so on; twice the same."""
+    """Base + 0.5 (0.2 A - 0.3 B + C), and the derivatives of <G, merged>: 0.5 <G, A> and so on; twice the same."""
     base, each = models(tmp_path)
     ours = weighted(tmp_path, "task_arithmetic", keep, scale=0.5)
     numbers = dict.fromkeys(NAMES, (0.2, -0.3, 1.0))

@@ -31,7 +31,7 @@ def test_the_first_step_by_hand() -> None:
 
 @pytest.mark.parametrize("clamp", [True, False])
 def test_like_autograd_through_clamp(clamp: bool) -> None:
-    """torch's Adam on raw values whose clamped ones enter the loss."""
+    """Torch's Adam on raw values whose clamped ones enter the loss."""
     raw = torch.full((2, 2), 0.3, requires_grad=True)
     optimizer = torch.optim.Adam([raw], lr=0.01)
     for _ in range(200):

@@ -107,9 +107,10 @@ def tasks_of(plan: Plan, found: Sequence[Job], output: Checkpoint, heads: Iterab
             skeleton = Skeleton(build(job.runs, headless=headless), job.runs.reference, blocks=False)
             shared[key] = skeleton, skeleton.fit(weights)
             if not headless and not _predicts(skeleton.module):
+                kind = type(skeleton.module).__name__
                 raise CalibrationError(
-                    f"{job.runs.reference}: expected a model that predicts, found {type(skeleton.module).__name__}, which "
-                    "has no head; name one under calibration.head"
+                    f"{job.runs.reference}: expected a model that predicts, found {kind}, which has no head; name one "
+                    "under calibration.head"
                 )
         skeleton, fitted = shared[key]
         pool = section(plan).head

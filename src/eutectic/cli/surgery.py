@@ -31,7 +31,7 @@ def surgery(
     as_json: AsJson = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Fit adapters of a merged model's features to each expert's (Representation Surgery).
+    """Fit adapters of a merged model's features to its experts' (Representation Surgery).
 
     They are kept in `surgery/` in the model's folder; `eutectic.Surgery` applies them in Python.
     """

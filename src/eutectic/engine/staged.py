@@ -10,11 +10,12 @@ import numpy as np
 from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.checkpoint.spec import TensorSpec
-from eutectic.engine.chain import Chain
+from eutectic.engine.chain import Chain, Room
 from eutectic.engine.execute import Executor, pieces, row_width
 from eutectic.engine.reader import Worker
 from eutectic.engine.run import chains_of, check_buffers
 from eutectic.methods.declare import Locality
+from eutectic.numerics.kernels import Rows
 from eutectic.numerics.tensors import Tensor, one_thread
 from eutectic.plan.steps import Copied, Merged, Plan
 
@@ -89,8 +90,13 @@ class Staged:
         chains = [self._chains[name] for name in names]
         for chain in chains:
             self._executor.settle_own(chain)
+        room = Room()
+
+        def show(chain: Chain, rows: Rows) -> None:
+            look(chain.part.name, rows.start, *chain.reached(rows, room))
+
         with one_thread():
-            self._executor.show(chains, lambda chain, rows: look(chain.part.name, rows.start, *chain.reached(rows)))
+            self._executor.show(chains, show)
 
     def _merge(self, chain: Chain, first: int, last: int, start: int, out: Buffer, itemsize: int) -> None:
         """Merges elements first..last, and puts those of them into `out` that it takes from `start` on."""

@@ -7,6 +7,7 @@ deltas are needed twice a step, one slice at a time: they are read again, or kep
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+from eutectic.engine.chain import Room
 from eutectic.engine.execute import pieces
 from eutectic.engine.staged import Staged
 from eutectic.numerics.kernels import GRAIN
@@ -31,13 +32,15 @@ class Weighted:
 
     def merge(self, weights: Mapping[str, Sequence[float]], out: Mapping[str, Tensor]) -> None:
         """Fills `out` with every tensor's base + scale * sum of weights[i] * delta i, added in model order."""
+        room = Room()
 
         def look(name: str, start: int, base: Tensor, deltas: Tensor) -> None:
             first, *others = weights[name]
-            total = deltas[0] * first
+            total = room.take(1, len(base), base)[0]
+            torch.mul(deltas[0], first, out=total)
             for weight, delta in zip(others, deltas[1:], strict=True):
                 total.add_(delta, alpha=weight)
-            out[name].reshape(-1)[start : start + len(base)] = base + self._scale[name] * total
+            out[name].reshape(-1)[start : start + len(base)] = total.mul_(self._scale[name]).add_(base)
 
         self._show(look)
 
@@ -46,6 +49,7 @@ class Weighted:
 
         Products are summed by grain, and grains in float64.
         """
+        room = Room()
         parts: dict[str, list[Tensor]] = {name: [] for name in gradients}
 
         def look(name: str, start: int, base: Tensor, deltas: Tensor) -> None:
@@ -54,7 +58,9 @@ class Weighted:
             gradient = gradients[name].reshape(-1)[start : start + len(base)].to(deltas.dtype)
             for first, last in pieces(start + len(base), GRAIN, start):
                 own = slice(first - start, last - start)
-                parts[name].append(torch.mv(deltas[:, own], gradient[own]).double())
+                products = room.take(len(deltas), last - first, deltas)
+                torch.mul(deltas[:, own], gradient[own], out=products)
+                parts[name].append(products.sum(1).double())
 
         self._show(look)
         found = {}

@@ -193,7 +193,8 @@ def descend_from(learning: Learning, state: Learnt, watch: Sequence[Observer]) -
     schedule = learning.plan.schedule
     small = replace(schedule, slice_elements=min(schedule.slice_elements, SHOWN))
     output = Staged(replace(learning.plan, schedule=small), "the merged model")
-    reached = set().union(*(task.load(parameters) for task in learning.tasks))
+    modules = {id(task.skeleton): task for task in learning.tasks}  # adapters share their base's
+    reached = set().union(*(task.load(parameters) for task in modules.values()))
     weighted = Weighted(output, found.scale, learning.kept)
 
     def descend(values: Tensor, step: int) -> tuple[float, Tensor]:
@@ -204,8 +205,8 @@ def descend_from(learning: Learning, state: Learnt, watch: Sequence[Observer]) -
         derivatives = torch.zeros(values.shape, dtype=torch.float64)
         for name, row in weighted.inner(gradients).items():
             derivatives[found.groups[name]] += torch.tensor(row, dtype=torch.float64)
-        for parameter in parameters.values():
-            parameter.grad = None
+        for gradient in gradients.values():
+            gradient.zero_()  # and not let go: what is read in between would leave holes where it was
         return loss, derivatives
 
     def hear(now: Learnt) -> None:

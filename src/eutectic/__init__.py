@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         merge_adapters,
     )
     from eutectic.api.federated import Aggregation, aggregate
+    from eutectic.api.learning import Learned, Learning, learn, plan_learning
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, convert, merge, read, rule
     from eutectic.api.runs import (
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     )
     from eutectic.api.soups import Soup, greedy_soup
     from eutectic.api.statistics import Statistics, statistics
+    from eutectic.api.surgery import Surgery, SurgeryPlan, plan_surgery, surgery
 
 __all__ = [
     "AdapterInspection",
@@ -59,6 +61,8 @@ __all__ = [
     "CheckpointError",
     "EutecticError",
     "Inspection",
+    "Learned",
+    "Learning",
     "MismatchError",
     "ModuleUpdate",
     "OutputError",
@@ -69,6 +73,8 @@ __all__ = [
     "RecipeError",
     "Soup",
     "Statistics",
+    "Surgery",
+    "SurgeryPlan",
     "TensorDifference",
     "UndeclaredNeed",
     "Verification",
@@ -82,15 +88,19 @@ __all__ = [
     "greedy_soup",
     "inspect",
     "inspect_adapter",
+    "learn",
     "merge",
     "merge_adapters",
     "open",
     "plan",
+    "plan_learning",
+    "plan_surgery",
     "read",
     "rule",
     "run",
     "specialise",
     "statistics",
+    "surgery",
     "verify",
 ]
 
@@ -105,6 +115,7 @@ _HOMES = {
         "merge_adapters",
     ),
     "federated": ("Aggregation", "aggregate"),
+    "learning": ("Learned", "Learning", "learn", "plan_learning"),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
     "recipes": ("Recipe", "convert", "merge", "read", "rule"),
     "runs": (
@@ -121,6 +132,7 @@ _HOMES = {
     ),
     "soups": ("Soup", "greedy_soup"),
     "statistics": ("Statistics", "statistics"),
+    "surgery": ("Surgery", "SurgeryPlan", "plan_surgery", "surgery"),
 }
 
 

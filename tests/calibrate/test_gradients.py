@@ -70,19 +70,16 @@ def test_gradients_that_are_not_finite_are_named() -> None:
 
 
 def test_a_frozen_head_by_hand(tmp_path: Path) -> None:
-    """Means over real tokens, cosines with the rows, times the scale, plus the bias."""
-    hidden = torch.tensor([[[3.0, 0.0], [0.0, 3.0], [9.0, 9.0]]])
-    mask = torch.tensor([[True, True, False]])
+    """Cosines with the rows, times the scale, plus the bias: (3, 3) against (2, 0) and (1, 1)."""
+    feature = torch.tensor([[3.0, 3.0]])
     save_file(
         {"weight": torch.tensor([[2.0, 0.0], [1.0, 1.0]]), "bias": torch.tensor([0.0, 1.0])}, tmp_path / "h.safetensors"
     )
     head = read_head(tmp_path / "h.safetensors", "mean", True, 10.0, 2)
-    assert torch.allclose(head(hidden, mask), torch.tensor([[10 * 0.5**0.5, 11.0]]))
-    plain = FrozenHead(torch.eye(2), None, "first", False, 1.0)
-    assert plain(hidden, mask).tolist() == [[3.0, 0.0]]
-    assert FrozenHead(torch.eye(2), None, "last", False, 1.0)(hidden, mask).tolist() == [[0.0, 3.0]]
+    assert torch.allclose(head(feature), torch.tensor([[10 * 0.5**0.5, 11.0]]))
+    assert FrozenHead(torch.eye(2), None, "first", False, 2.0)(feature).tolist() == [[6.0, 6.0]]
     with pytest.raises(CalibrationError, match="features of width 2, found one of 3"):
-        FrozenHead(torch.eye(3), None, "mean", False, 1.0)(hidden, mask)
+        FrozenHead(torch.eye(3), None, "mean", False, 1.0)(feature)
 
 
 def test_a_model_without_predictions_is_refused() -> None:

@@ -49,6 +49,9 @@ def test_written_and_read_again() -> None:
         ("{data: a, padding: maybe}", "expected one of exclude, include"),
         ("{data: a, sample: 4}", "unknown key 'sample'; did you mean 'samples'"),
         ("{data: a, head: {weights: h, pol: mean}}", "unknown key 'pol'; did you mean 'pool'"),
+        ("{data: a, head: {scale: 2}}", "expected weights or prompts, found neither"),
+        ("{data: a, head: {weights: h, prompts: p}}", "expected weights or prompts, found both"),
+        ("{data: a, head: {prompts: {three: p}}}", "expected one of the models"),
         ("{data: a, seed: -1}", "expected a number from 0, found -1"),
     ],
 )
@@ -57,6 +60,16 @@ def test_what_is_wrong_is_said_with_its_line(said: str, match: str) -> None:
     text = f"models: [{{model: a, name: one}}, {{model: b, name: two}}]\nmethod: regmean\ncalibration:\n  {said}\n"
     with pytest.raises(RecipeError, match=match):
         read(text)
+
+
+def test_heads_of_prompts() -> None:
+    """By model or for all, written and read again."""
+    prompts = "{prompts: {one: a.txt, two: b.txt}, pool: first}"
+    recipe = read(TEXT.replace("{weights: head.safetensors, scale: 20}", prompts))
+    assert recipe.calibration is not None
+    assert recipe.calibration.head is not None
+    assert recipe.calibration.head.files == {"one": "a.txt", "two": "b.txt"}
+    assert read_recipe(recipe.to_dict()) == recipe
 
 
 def test_stages_have_none() -> None:

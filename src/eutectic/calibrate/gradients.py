@@ -7,6 +7,7 @@ from typing import Any
 
 from eutectic.calibrate.batches import Batch
 from eutectic.calibrate.data import read_arrays
+from eutectic.calibrate.features import feature_of
 from eutectic.calibrate.passes import forward
 from eutectic.calibrate.skeleton import Fitted, Skeleton
 from eutectic.errors import CalibrationError
@@ -33,9 +34,8 @@ class FrozenHead:
     normalize: bool
     scale: float
 
-    def __call__(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
-        """Returns the logits of last hidden states, (samples, tokens, width) or (samples, width)."""
-        feature = _pool(hidden, mask, self.pool)
+    def __call__(self, feature: Tensor) -> Tensor:
+        """Returns the logits of features, (samples, width)."""
         if feature.shape[-1] != self.weight.shape[1]:
             raise CalibrationError(
                 f"expected a head for features of width {feature.shape[-1]}, found one of {self.weight.shape[1]}"
@@ -70,46 +70,22 @@ def read_head(path: Path, pool: str, normalize: bool, scale: float, width: int |
     return FrozenHead(rows, bias, pool, normalize, scale)
 
 
-def _pool(hidden: Tensor, mask: Tensor | None, pool: str) -> Tensor:
-    if hidden.dim() == 2:
-        return hidden
-    if mask is None:
-        mask = torch.ones(hidden.shape[:2], dtype=torch.bool)
-    if pool == "first":
-        return hidden[:, 0]
-    if pool == "last":
-        return hidden[torch.arange(len(hidden)), mask.long().sum(1) - 1]
-    weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return (hidden * weights).sum(1) / weights.sum(1)
-
-
 def logits_of(module: "torch.nn.Module", batch: Batch, head: FrozenHead | None) -> Tensor:
     """Returns a batch's predictions.
 
     Raises:
         CalibrationError: when the model makes none, and there is no head.
     """
-    out = forward(module, batch)
     if head is not None:
-        hidden = _named(out, "last_hidden_state", "image_embeds", "text_embeds")
-        hidden = out if isinstance(out, torch.Tensor) else hidden
-        if hidden is None:
-            raise CalibrationError("expected a model with a last hidden state for the head, found none")
-        if hidden.dim() == 4:
-            hidden = hidden.flatten(2).mean(-1)
-        return head(hidden, batch.masks[0] if batch.masks else None)
-    found = out if isinstance(out, torch.Tensor) else _named(out, "logits")
-    if found is None:
+        return head(feature_of(module, batch, head.pool))
+    out = forward(module, batch)
+    found = out if isinstance(out, torch.Tensor) else getattr(out, "logits", getattr(out, "logits_per_image", None))
+    if not isinstance(found, torch.Tensor):
         raise CalibrationError(
             f"expected a model that predicts, found {type(module).__name__}, which has no head; name one under "
             "calibration.head"
         )
     return found
-
-
-def _named(out: Any, *names: str) -> Tensor | None:
-    found = (getattr(out, name, None) for name in names)
-    return next((each for each in found if isinstance(each, torch.Tensor)), None)
 
 
 def differentiate(

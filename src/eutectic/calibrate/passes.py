@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from eutectic.calibrate.batches import Batch
 from eutectic.calibrate.lockstep import Call, Lockstep
@@ -14,6 +14,7 @@ from eutectic.calibrate.skeleton import Fitted, Skeleton
 from eutectic.calibrate.spill import Spill
 from eutectic.numerics.tensors import Tensor, torch
 
+T = TypeVar("T")
 #: Hears that a part is done, and takes its results from the collector.
 Done = Callable[[str | None, Collector], None]
 
@@ -118,6 +119,48 @@ def pass_through(
             lockstep.run([partial(start, *each) for each in zip(batches, masks, strict=True)], visit)
         if not finished(None):
             done(None, collector)
+
+
+def run_blocks(
+    skeleton: Skeleton,
+    fitted: Fitted,
+    batches: Sequence[Batch],
+    run: Callable[[Batch], T],
+    *,
+    tell: Callable[[str], None] = lambda _: None,
+    spill: Path | None = None,
+) -> list[T]:
+    """Returns what `run` makes of each batch, with one block of the model in memory at a time.
+
+    Args:
+        skeleton: the module.
+        fitted: its weights.
+        batches: what is shown, in order.
+        run: runs the module on a batch.
+        tell: hears of each block that all batches have passed.
+        spill: put waiting activations on disk, in this folder; in memory if None.
+    """
+    found: dict[int, T] = {}
+    with ExitStack() as stack:
+        skeleton.load(None, fitted)
+        stack.callback(skeleton.free, None)
+        aside = stack.enter_context(_spill(skeleton, spill)) if spill is not None else None
+        lockstep = Lockstep(skeleton.blocks, aside)
+
+        def visit(name: str, calls: list[Call]) -> None:
+            skeleton.load(name, fitted)
+            for call in calls:
+                lockstep.bring(call)
+                lockstep.answer(call, skeleton.blocks[name](*call.args, **call.kwargs))
+            skeleton.free(name)
+            tell(name)
+
+        def start(at: int, batch: Batch) -> None:
+            found[at] = run(batch)
+
+        with torch.no_grad():
+            lockstep.run([partial(start, *each) for each in enumerate(batches)], visit)
+    return [found[at] for at in range(len(batches))]
 
 
 def pass_merged(

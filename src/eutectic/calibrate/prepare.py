@@ -13,6 +13,7 @@ from typing import Any
 
 from eutectic.calibrate.batches import Processor
 from eutectic.calibrate.data import Columns, Samples, read_samples
+from eutectic.calibrate.embed import embed
 from eutectic.calibrate.gradients import FrozenHead, read_head
 from eutectic.calibrate.skeleton import Weights, WithHead
 from eutectic.checkpoint.source import Checkpoint
@@ -20,6 +21,7 @@ from eutectic.errors import CalibrationError, OverBudget, RecipeError
 from eutectic.layout.infer import infer
 from eutectic.layout.layout import Layout
 from eutectic.layout.roles import Role
+from eutectic.numerics.tensors import torch
 from eutectic.plan.steps import Calibration, Demand, Plan
 from eutectic.quantities import format_bytes
 from eutectic.recipe.calibration import Calibration as Section
@@ -34,6 +36,8 @@ _SHARED = {Role.QUERY: 0, Role.KEY: 0, Role.VALUE: 0, Role.UP: 1, Role.GATE: 1}
 _TRANSPOSED = frozenset(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"))
 #: A layer's temporaries, in copies of its widest activation.
 _TEMPORARIES = 8
+#: More prompts than a head has classes.
+_EVERY = 2**31
 #: What a backward pass keeps of each block, in copies of its hidden state.
 _KEPT = 34
 
@@ -112,8 +116,8 @@ def section(plan: Plan) -> Section:
     return plan.recipe.calibration
 
 
-def jobs(plan: Plan) -> list[Job]:
-    """Reads every model's samples.
+def jobs(plan: Plan, *, every: bool = False) -> list[Job]:
+    """Reads the samples of the models that something is demanded of, or of every model.
 
     Raises:
         CalibrationError: when data is missing or empty.
@@ -122,8 +126,9 @@ def jobs(plan: Plan) -> list[Job]:
     columns = Columns(said.text, said.image, said.label)
     base = plan.inputs[0] if plan.has_base else None
     found = []
-    for source in sorted({demand.source for demand in plan.demands}):
-        lead = 1 if plan.has_base else 0
+    lead = 1 if plan.has_base else 0
+    wanted = range(lead, len(plan.inputs)) if every else sorted({demand.source for demand in plan.demands})
+    for source in wanted:
         name = plan.recipe.names[source - lead] if source >= lead else "base"
         reference = for_model(said.data, name) or _by_reference(plan, said.data, name)
         if reference is None:
@@ -145,7 +150,7 @@ def _by_reference(plan: Plan, table: Mapping[str, Any], name: str) -> Any:
 
 
 def head_of(plan: Plan, job: Job) -> FrozenHead | None:
-    """Reads the head that stands on a model, if the recipe names one.
+    """Reads the head that stands on a model, if the recipe names one, or makes it of its prompts by the base.
 
     Raises:
         CalibrationError: when it does not fit.
@@ -153,12 +158,53 @@ def head_of(plan: Plan, job: Job) -> FrozenHead | None:
     head = section(plan).head
     if head is None:
         return None
-    named = for_model(head.weights, job.name) or _by_reference(plan, head.weights, job.name)
-    if named is None:
-        raise CalibrationError(f"calibration.head: expected weights for {job.name}, found none")
-    path = (plan.recipe.root or Path()) / str(named)
+    if head.prompts is not None:
+        _, samples = prompts_of(plan, job)
+        said = section(plan)
+        batches = list(Processor(plan.inputs[0], None, said.max_length).batches(samples, said.batch))
+        rows = embed(plan.inputs[0], Weights(plan.inputs[0]), batches, head.pool)
+        rows = torch.nn.functional.normalize(rows, dim=-1) if head.normalize else rows
+        return FrozenHead(rows, None, head.pool, head.normalize, float(head.scale))
     width = job.runs.config.get("projection_dim") or job.runs.config.get("hidden_size")
+    path = _head_file(plan, job)
     return read_head(path, head.pool, head.normalize, float(head.scale), width if isinstance(width, int) else None)
+
+
+def check_head_of(plan: Plan, job: Job) -> None:
+    """Checks that the files of a model's head are there and fit, and runs nothing.
+
+    Raises:
+        CalibrationError: when not.
+    """
+    head = section(plan).head
+    if head is not None and head.prompts is not None:
+        prompts_of(plan, job)
+    elif head is not None:
+        head_of(plan, job)
+
+
+def prompts_of(plan: Plan, job: Job) -> tuple[Path, Samples]:
+    """Reads the texts that a head is made of.
+
+    Raises:
+        CalibrationError: when there are none, no tokenizer, or no base to embed them.
+    """
+    path = _head_file(plan, job)
+    if not plan.has_base:
+        raise CalibrationError("calibration.head: expected a base that embeds the prompts, found none; add base")
+    samples = read_samples(str(path), _EVERY, columns=Columns(section(plan).text))
+    Processor(plan.inputs[0], None, section(plan).max_length).batch(samples.rows[:1], samples.reference)
+    return path, samples
+
+
+def _head_file(plan: Plan, job: Job) -> Path:
+    head = section(plan).head
+    assert head is not None
+    named = for_model(head.files, job.name) or _by_reference(plan, head.files, job.name)
+    if named is None:
+        kind = "weights" if head.weights else "prompts"
+        raise CalibrationError(f"calibration.head: expected {kind} for {job.name}, found none")
+    return (plan.recipe.root or Path()) / str(named)
 
 
 def prepare(plan: Plan, store: Path) -> Calibration | None:
@@ -198,7 +244,7 @@ def prepare(plan: Plan, store: Path) -> Calibration | None:
 def _check(plan: Plan, demand: Demand, job: Job) -> None:
     if not isinstance(demand.statistic, OfGradients):
         return
-    head_of(plan, job)
+    check_head_of(plan, job)
     causal = str((job.runs.config.get("architectures") or [""])[0]).endswith(("CausalLM", "LMHeadModel"))
     ready = [row.label is not None or "labels" in (row.inputs or {}) for row in job.samples.rows]
     if demand.statistic.labelled and not all(ready) and not causal:
@@ -233,21 +279,25 @@ def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any
         known["others"] = [job.samples.digest for job in found.values()]
     if statistic.origin is Origin.GRADIENTS:
         known["seed"] = plan.recipe.seed
-        head = said.head
-        known["head"] = (
-            None if head is None else [head.pool, head.normalize, float(head.scale), _file_digest(plan, job)]
-        )
+        known["head"] = head_facts(plan, job)
     return known
 
 
-def _file_digest(plan: Plan, job: Job) -> str:
+def head_facts(plan: Plan, job: Job) -> list[Any] | None:
+    """Returns all that a model's head depends on, as plain data; None without one."""
     head = section(plan).head
-    assert head is not None
-    named = for_model(head.weights, job.name) or _by_reference(plan, head.weights, job.name)
+    if head is None:
+        return None
+    made = None if head.prompts is None else plan.inputs[0].source.fingerprint()
+    return [head.pool, head.normalize, float(head.scale), made, _file_digest(plan, job)]
+
+
+def _file_digest(plan: Plan, job: Job) -> str:
+    path = _head_file(plan, job)
     try:
-        return hashlib.sha256(((plan.recipe.root or Path()) / str(named)).read_bytes()).hexdigest()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise CalibrationError(f"calibration.head: {named}: expected a file, found {error.strerror}") from error
+        raise CalibrationError(f"calibration.head: {path}: expected a file, found {error.strerror}") from error
 
 
 class _Cost:
@@ -299,24 +349,38 @@ class _Cost:
         """Bytes held at most."""
         if not self.open:
             return 0
-        by_block: dict[Any, int] = {}
-        for name, size in self.size.items():
-            by_block[self.blocks.get(name)] = by_block.get(self.blocks.get(name), 0) + size
-        rest = by_block.pop(None, 0)
-        block = max(by_block.values(), default=0)
         states = {key: value for key, value in self.state_bytes.items() if key is not None}
         outside = self.state_bytes.get(None, 0)
         # A state in float64, its product in float32, and the finished result on its way to the disk.
-        largest = 2 * max(states.values(), default=0) + 2 * outside
-        rows = self.batch * self.length
-        temporaries = rows * self.widest * 4 * _TEMPORARIES + self.batch * self.length**2 * 4 * 16
-        waiting = self._waiting() if not self.spills else 2 * self._waiting() * self.batch // len(self.job.samples.rows)
-        passes = rest + 2 * block + largest + temporaries + waiting
+        passes = self.passing + 2 * max(states.values(), default=0) + 2 * outside
         if any(demand.statistic.origin is Origin.GRADIENTS for demand in self.open):
-            total = sum(self.size.values())
-            kept = rows * self.width * 4 * _KEPT * max(1, len(by_block))
-            passes = max(passes, 2 * total + 2 * sum(self.state_bytes.values()) + kept + temporaries)
+            passes = max(passes, 2 * sum(self.size.values()) + 2 * sum(self.state_bytes.values()) + self.backward)
         return passes + (64 << 20)
+
+    @property
+    def passing(self) -> int:
+        """Bytes held while batches pass the model block by block, statistics not counted."""
+        by_block = self._by_block()
+        rest = by_block.pop(None, 0)
+        waiting = self._waiting() if not self.spills else 2 * self._waiting() * self.batch // len(self.job.samples.rows)
+        return rest + 2 * max(by_block.values(), default=0) + self._temporaries() + waiting
+
+    @property
+    def backward(self) -> int:
+        """Bytes that one batch keeps for its backward pass."""
+        by_block = self._by_block()
+        by_block.pop(None, None)
+        return self.batch * self.length * self.width * 4 * _KEPT * max(1, len(by_block)) + self._temporaries()
+
+    def _by_block(self) -> dict[Any, int]:
+        found: dict[Any, int] = {}
+        for name, size in self.size.items():
+            found[self.blocks.get(name)] = found.get(self.blocks.get(name), 0) + size
+        return found
+
+    def _temporaries(self) -> int:
+        rows = self.batch * self.length
+        return rows * self.widest * 4 * _TEMPORARIES + self.batch * self.length**2 * 4 * 16
 
     @property
     def operations(self) -> float:
@@ -341,6 +405,25 @@ class _Cost:
         names = ", ".join(sorted({type(demand.statistic).__name__ for demand in self.open}))
         how = f", at most {self.length} tokens each, {format_bytes(self.peak)}"
         return f"{what} for {names}{how}{', waiting on disk' if self.spills else ''}"
+
+
+def pass_bytes(plan: Plan, job: Job) -> int:
+    """Bytes held while a model's samples pass it block by block."""
+    return _Cost(plan, job, []).passing
+
+
+def backward_bytes(plan: Plan, job: Job) -> int:
+    """Bytes that one batch of a model's samples keeps for a backward pass, the logits of its head included."""
+    cost = _Cost(plan, job, [])
+    tables = [shape[0] for name, shape in job.weights.names.items() if len(shape) == 2 and "embed" in name]
+    predicts = section(plan).head is None and is_causal(job)
+    return cost.backward + (cost.batch * cost.length * max(tables, default=0) * 4 * 3 if predicts else 0)
+
+
+def is_causal(job: Job) -> bool:
+    """Whether a model predicts the next token."""
+    kind = str((job.runs.config.get("architectures") or [""])[0])
+    return kind.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration", "MaskedLM"))
 
 
 def spills(plan: Plan, job: Job) -> bool:

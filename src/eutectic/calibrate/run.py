@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from eutectic.calibrate.batches import Batch
 from eutectic.calibrate.gradients import check_head, differentiate, gradients_of
@@ -172,8 +173,7 @@ def check_tokens(skeleton: Skeleton, batches: Sequence[Batch], reference: str) -
     Raises:
         CalibrationError: when the tokenizer has more tokens than the model.
     """
-    embeddings = getattr(skeleton.module, "get_input_embeddings", lambda: None)()
-    weight = getattr(embeddings, "weight", None)
+    weight = _embeddings(skeleton.module)
     ids = [batch.inputs["input_ids"] for batch in batches if "input_ids" in batch.inputs]
     if weight is None or not ids or weight.dim() != 2:
         return
@@ -183,6 +183,15 @@ def check_tokens(skeleton: Skeleton, batches: Sequence[Batch], reference: str) -
             f"{reference}: expected tokens below {weight.shape[0]}, as the model has so many embeddings; found "
             f"{largest}; its tokenizer belongs to another model"
         )
+
+
+def _embeddings(module: Any) -> Any:
+    """The embeddings of words, of a model of texts and images those of its text part; None without any."""
+    text = getattr(module, "text_model", module)
+    try:
+        return getattr(text.get_input_embeddings(), "weight", None)
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 class _Watch:

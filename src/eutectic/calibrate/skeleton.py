@@ -162,6 +162,11 @@ class Skeleton:
         """Returns the names that a tensor has in the module, by its name in a checkpoint."""
         return {fitted.stored[slot.names[0]]: slot.names for slot in self._slots if slot.names[0] in fitted.stored}
 
+    @property
+    def count(self) -> int:
+        """How many tensors it has; tied ones are one."""
+        return len(self._slots)
+
     def nbytes(self, part: str | None) -> int:
         """Bytes of a block in float32; of all that is in no block for None."""
         return sum(slot.empty.numel() * 4 for slot in self._of(part))
@@ -175,6 +180,20 @@ class Skeleton:
                 slot.put(torch.nn.Parameter(value, requires_grad=False))
             else:
                 slot.put(value)
+
+    def place(self, fitted: Fitted, parameters: Mapping[str, Any]) -> set[str]:
+        """Makes parameters of others the module's own, by a checkpoint's names, and returns the names it has.
+
+        They are shared, not copied: a gradient that reaches the module is theirs.
+        """
+        placed = set()
+        for slot in self._slots:
+            name = fitted.stored.get(slot.names[0])
+            if name is not None and name in parameters:
+                shared = parameters[name]
+                slot.put(shared if isinstance(slot.empty, torch.nn.Parameter) else shared.detach())
+                placed.add(name)
+        return placed
 
     def free(self, part: str | None) -> None:
         """Lets a block's weights go."""

@@ -21,6 +21,8 @@ from eutectic.errors import EutecticError
 VERBS = {
     "merge": "Merge models by a recipe.",
     "calibrate": "Take the statistics of data that a recipe asks for, ahead of the merge.",
+    "learn": "Learn the weights of a recipe's task arithmetic from unlabelled data (AdaMerging).",
+    "surgery": "Fit adapters of a merged model's features to its experts' (Representation Surgery).",
     "stats": "List or delete stored statistics of data.",
     "plan": "Show what a merge costs and does.",
     "convert": "Write a recipe of mergekit's in our dialect, its traps mended.",

@@ -36,6 +36,20 @@ class Request:
     statistic: Statistic
 
 
+class Room:
+    """Memory for the deltas of a slice, used again and again: what is taken and let go by turns leaves holes."""
+
+    def __init__(self) -> None:
+        self._held: Tensor | None = None
+
+    def take(self, n: int, count: int, like: Tensor) -> Tensor:
+        """Returns (n, count) of the type and on the device of `like`, with anything in it; the last is lost."""
+        held = self._held
+        if held is None or held.numel() < n * count or held.dtype != like.dtype or held.device != like.device:
+            held = self._held = like.new_empty(n * count)
+        return held[: n * count].reshape(n, count)
+
+
 class Chain:
     """The methods of one site with their numbers.
 
@@ -199,6 +213,22 @@ class Chain:
             elif len(buffer):
                 round_to(made.extras[extra.name], extra.dtype, buffer)
         return round_to(made.merged, dtype, out)
+
+    def reached(self, rows: Rows, room: Room) -> tuple[Tensor, Tensor]:
+        """Returns a slice as it reaches the combine: the base, (elements), and the deltas, (n, elements).
+
+        Both may lie in the rows and in `room`, and are lost with the next slice.
+        """
+        if len(self.site.steps) > 1:
+            site = self._after(rows, self._shape(rows), len(self.site.steps) - 1)
+            return site.base.reshape(-1), site.deltas.reshape(rows.n, -1)
+        base, *models = widen(rows, self.device)
+        deltas = room.take(rows.n, rows.count, base)
+        for delta, model, whole in zip(deltas, models, ~rows.is_delta, strict=True):
+            delta.copy_(model)
+            if whole:
+                delta.sub_(base)
+        return base, deltas
 
     def _write_numbers(self, described: Combination, extras: Sequence[Buffer]) -> None:
         """Writes the extras that are numbers, which the kernels have no part in."""

@@ -269,6 +269,19 @@ class Executor:
         bad = chain.combine(rows, out, spec.dtype.name, extras)
         self._sink.write(chain.site, rows.start, rows.start + rows.count, out, bad, extras)
 
+    def show(self, chains: Sequence[Chain], look: Callable[[Chain, Rows], None]) -> None:
+        """Shows every slice of some sites, whose statistics are settled, to `look`, on this thread.
+
+        What reads weights again and again between other work would leave each thread's heap full of holes.
+        """
+        worker = self._workers[0]
+        for chain in chains:
+            whole = chain.site.locality is Locality.TENSOR
+            size = max(1, chain.part.numel) if whole else self.grid(chain)
+            for start, stop in pieces(chain.part.numel, size):
+                worker.will_need(chain.site, stop, min(chain.part.numel, stop + size))
+                look(chain, worker.load(chain, start, stop))
+
     # ---- slices -----------------------------------------------------------------------------------------------------
 
     def _fits(self, chain: Chain) -> bool:

@@ -1,7 +1,7 @@
 """A recipe as a source: its merged tensors are made as they are read, so no intermediate checkpoint is written."""
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,13 @@ import numpy as np
 from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.checkpoint.spec import TensorSpec
-from eutectic.engine.chain import Chain
+from eutectic.engine.chain import Chain, Room
 from eutectic.engine.execute import Executor, pieces, row_width
 from eutectic.engine.reader import Worker
 from eutectic.engine.run import chains_of, check_buffers
 from eutectic.methods.declare import Locality
+from eutectic.numerics.kernels import Rows
+from eutectic.numerics.tensors import Tensor, one_thread
 from eutectic.plan.steps import Copied, Merged, Plan
 
 
@@ -73,6 +75,28 @@ class Staged:
         width = row_width(chain.site)  # whole rows are merged also where parts of them are asked for
         for first, last in pieces(-(-stop // width) * width, grid, start // width * width):
             self._merge(chain, first, last, start, out, itemsize)
+
+    def show(self, names: Iterable[str], look: Callable[[str, int, Tensor, Tensor], None]) -> None:
+        """Shows merged tensors as they reach their combine, slice by slice.
+
+        Args:
+            names: which.
+            look: hears name, first element, the base's elements and the models' deltas, (elements) and (n, elements).
+
+        Raises:
+            CheckpointError: when an input cannot be read.
+        """
+        self._settle()
+        chains = [self._chains[name] for name in names]
+        for chain in chains:
+            self._executor.settle_own(chain)
+        room = Room()
+
+        def show(chain: Chain, rows: Rows) -> None:
+            look(chain.part.name, rows.start, *chain.reached(rows, room))
+
+        with one_thread():
+            self._executor.show(chains, show)
 
     def _merge(self, chain: Chain, first: int, last: int, start: int, out: Buffer, itemsize: int) -> None:
         """Merges elements first..last, and puts those of them into `out` that it takes from `start` on."""

@@ -19,6 +19,7 @@ from eutectic.methods.dc_merge import dc_merge
 from eutectic.methods.declare import Method
 from eutectic.methods.della import della
 from eutectic.methods.doge import doge
+from eutectic.methods.elect import elect
 from eutectic.methods.emr import emr
 from eutectic.methods.fedavg import fedavg
 from eutectic.methods.fisher import fisher
@@ -66,6 +67,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         dc_merge,
         della,
         doge,
+        elect,
         emr,
         fedavg,
         fisher,

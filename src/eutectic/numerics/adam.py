@@ -26,6 +26,15 @@ class Adam:
     def __post_init__(self) -> None:
         self._mean, self._square = torch.zeros_like(self.values), torch.zeros_like(self.values)
 
+    @property
+    def moments(self) -> tuple[Tensor, Tensor, int]:
+        """The mean of the gradient and of its square so far, not corrected, and the number of steps."""
+        return self._mean, self._square, self._steps
+
+    def resume(self, mean: Tensor, square: Tensor, steps: int) -> None:
+        """Goes on from moments that were read before."""
+        self._mean, self._square, self._steps = mean, square, steps
+
     def step(self, gradient: Tensor) -> None:
         """Moves the values by one step against a gradient of their shape."""
         self._steps += 1

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainValidator, StrictBool, StrictInt
+from pydantic import BeforeValidator, Field, PlainValidator, StrictBool, StrictInt, model_validator
 
 from eutectic.recipe.values import Part, Text, read_number, read_text
 
@@ -26,20 +26,34 @@ class Head(Part):
 
     Attributes:
         weights: a safetensors file with `weight`, (classes, width), and perhaps `bias`; for all models, or by model.
-        pool: the feature of a text: the mean over its tokens, or that of the first or the last one.
+        prompts: instead, a table with a text for each class; the base's features of them are the rows of `weight`.
+        pool: the feature of a sample: the mean over its tokens, that of the first or the last one, or what the model's
+            own pooler makes.
         normalize: divide features and rows of `weight` by their length, so that logits are cosines.
         scale: what logits are multiplied by.
     """
 
-    weights: References
-    pool: Literal["mean", "first", "last"] = "mean"
+    weights: References | None = None
+    prompts: References | None = None
+    pool: Literal["mean", "first", "last", "pooler"] = "mean"
     normalize: StrictBool = False
     scale: Number = 1
+
+    @model_validator(mode="after")
+    def _one(self) -> "Head":
+        if (self.weights is None) == (self.prompts is None):
+            raise ValueError(f"expected weights or prompts, found {'neither' if self.weights is None else 'both'}")
+        return self
+
+    @property
+    def files(self) -> Mapping[str, str]:
+        """The files of its weights or prompts, by model."""
+        return self.weights or self.prompts or {}
 
     def plain(self) -> dict[str, Any]:
         """Returns what a recipe writes."""
         written = self.model_dump(exclude_defaults=True)
-        return written | {"weights": plain_by_model(self.weights)}
+        return written | {"weights" if self.weights else "prompts": plain_by_model(self.files)}
 
 
 class Calibration(Part):

@@ -306,7 +306,7 @@ class _Checker:
                 ("calibration",), "expected calibration in the outermost recipe alone; merge this stage first"
             )
         tables = {"data": said.data, "samples": said.samples}
-        tables |= {} if said.head is None else {"head": said.head.weights}
+        tables |= {} if said.head is None else {"head": said.head.files}
         for key, table in tables.items():
             for name in table:
                 if name != "*":

@@ -120,6 +120,7 @@ def _calibration() -> Schema:
     count: Schema = {"type": "integer", "minimum": 1}
     head = {
         "weights": by_model(_TEXT) | {"description": "a safetensors file with weight, and perhaps bias"},
+        "prompts": by_model(_TEXT) | {"description": "a table with a text for each class, which the base embeds"},
         "pool": _choice(Head, "pool"),
         "normalize": {"type": "boolean", "default": False},
         "scale": {"type": "number", "default": 1},
@@ -134,7 +135,7 @@ def _calibration() -> Schema:
             "text": _TEXT | {"default": "text"},
             "image": _TEXT | {"default": "image"},
             "label": _TEXT,
-            "head": _object(head, required=("weights",)),
+            "head": _object(head) | {"oneOf": [{"required": ["weights"]}, {"required": ["prompts"]}]},
             "runner": _choice(Calibration, "runner"),
         },
         required=("data",),

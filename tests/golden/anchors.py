@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from eutectic.calibrate.anchors import Anchors, Group, adapt, construct, induced, similarities
+from eutectic.calibrate.anchors import Anchors, Group, adapt, construct, induced, similarities, twice_differentiable
 from eutectic.diagnose.anchors import nonnegative, projection_energy, spectrum, subspace_similarity
 
 from .cases import Case
@@ -26,7 +26,8 @@ def check(case: Case, tmp_path: Path) -> None:
     """Runs a case."""
     facts = json.loads((case.folder / "params.json").read_text())
     inputs, expected = (load_file(case.folder / f"{name}.safetensors") for name in ("inputs", "expected"))
-    RUNNERS[case.folder.name](facts, inputs, expected)
+    with twice_differentiable():
+        RUNNERS[case.folder.name](facts, inputs, expected)
 
 
 def block_of(facts: Mapping[str, Any]) -> Callable[[Named, Tensor], Tensor]:

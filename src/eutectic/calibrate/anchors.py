@@ -6,7 +6,8 @@ Departs: anchors follow the direction of descent, as the published code does; eq
 opposite one, whose loss cannot reach 0. Blocks always run without dropout.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -36,6 +37,14 @@ class Anchors:
     loss: float
     first: float
     cosines: Mapping[str, float]
+
+
+@contextmanager
+def twice_differentiable() -> Iterator[None]:
+    """Keeps attention to the kernel that has a second derivative meanwhile, in all threads."""
+    kernels = torch.nn.attention
+    with kernels.sdpa_kernel(kernels.SDPBackend.MATH):
+        yield
 
 
 def similarities(a: Tensor, b: Tensor, distance: Distance) -> Tensor:

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eutectic.calibrate.anchors import Group, adapt, construct, noise, weight_rows
+from eutectic.calibrate.anchors import Group, adapt, construct, noise, twice_differentiable, weight_rows
 from eutectic.calibrate.run import Tell
 from eutectic.calibrate.skeleton import Fitted, Skeleton, Weights, build
 from eutectic.calibrate.units import Unit, complete, names_in, units_of
@@ -220,9 +220,7 @@ class Refinement:
             return
         open_ = [unit for unit in self.units if not blocks.has(unit.name)]
         stop = threading.Event()
-        kernels = torch.nn.attention
-        # Other kernels of attention have no second derivative. The choice holds for all threads.
-        with one_thread(), kernels.sdpa_kernel(kernels.SDPBackend.MATH), ThreadPoolExecutor(self.workers()) as pool:
+        with one_thread(), twice_differentiable(), ThreadPoolExecutor(self.workers()) as pool:
             if self.said.unit == "block" and open_:
                 complete(self.skeleton, self.fits[0], self.units, self.said.tokens)
             running = [pool.submit(self._solve, unit, stop) for unit in open_]

@@ -14,7 +14,7 @@ from eutectic.errors import RecipeError
 from eutectic.plan.build import build
 from eutectic.plan.inputs import open_inputs
 from eutectic.plan.steps import Plan
-from eutectic.recipe.model import ModelEntry, Recipe, Step
+from eutectic.recipe.model import ModelEntry, Output, Recipe, Step
 
 
 def plan_refined(
@@ -35,14 +35,15 @@ def plan_refined(
     """
     assert recipe.anchors is not None
     said = recipe.anchors
-    inner = recipe.model_copy(update={"anchors": None})
+    inner = recipe.model_copy(update={"anchors": None, "output": Output()})
     opened: list[Checkpoint] = []
     try:
         merged = stage(inner)
         opened.append(merged)
         base, models = open_inputs(recipe, stage, offline=offline)
         opened += [*([base] if base else []), *models]
-        assert base is not None and isinstance(merged.source, Staged)
+        assert base is not None
+        assert isinstance(merged.source, Staged)
         refinement = Refinement(
             said,
             base,

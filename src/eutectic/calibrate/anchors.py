@@ -216,12 +216,14 @@ def adapt(
     optimiser = torch.optim.Adam([value for values in learnt.values() for value in values], lr=rate)
     for epoch in range(epochs):
         order = torch.randperm(len(inputs), generator=generator) if batch < len(inputs) else torch.arange(len(inputs))
-        for chosen in order.split(batch):
+        for chosen in torch.split(order, batch):
             outputs = block({**base, **tensors()}, inputs[chosen])
             loss = -similarities(outputs, targets[chosen], distance).sum()
             if not bool(loss.isfinite()):
-                raise CalibrationError(f"the loss of adaptation is {float(loss.detach())} in epoch {epoch}; take a smaller rate")
+                raise CalibrationError(
+                    f"the loss of adaptation is {float(loss.detach())} in epoch {epoch}; take a smaller rate"
+                )
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
     return {name: tensor.detach() for name, tensor in tensors().items()}

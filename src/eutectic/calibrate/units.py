@@ -121,9 +121,10 @@ def complete(skeleton: Skeleton, fitted: Fitted, units: list[Unit], tokens: int)
                     raise CalibrationError(f"{name}: expected a block that is called with hidden states")
                 unit.shape, unit.copies = tuple(hidden.shape[1:]), copies
                 # A block is not given itself what it is asked for, and holds on to no activations.
-                unit.given = (None, *call.args[1:]) if call.args else (), {
-                    key: (None if key == "hidden_states" else value) for key, value in call.kwargs.items()
-                }
+                unit.given = (
+                    (None, *call.args[1:]) if call.args else (),
+                    {key: (None if key == "hidden_states" else value) for key, value in call.kwargs.items()},
+                )
             lockstep.answer(call, skeleton.blocks[name](*call.args, **call.kwargs))
         skeleton.free(name)
 

@@ -15,8 +15,8 @@ _COLOURS = ("#1f6fb4", "#d1622b", "#3a8f4d", "#8456a8", "#8a6d3b", "#c2457f", "#
 
 def spectrum(features: Tensor) -> Tensor:
     """Returns the singular values of features (..., d), flattened to rows, divided by the largest."""
-    values = torch.linalg.svdvals(features.reshape(-1, features.shape[-1]).double())
-    return values / values[0] if float(values[0]) > 0 else values
+    values: Tensor = torch.linalg.svdvals(features.reshape(-1, features.shape[-1]).double())
+    return values.div(values[0]) if float(values[0]) > 0 else values
 
 
 def subspace_similarity(one: Tensor, other: Tensor, share: float = 0.2) -> float:
@@ -87,7 +87,7 @@ def draw_lines(lines: Mapping[str, Sequence[float]], title: str, across: str, *,
     low, high = min(low, *ticks), max(high, *ticks)
 
     def up(value: float) -> float:
-        a, b, v = (np.log10([low, high, max(value, floor)]) if log else (low, high, value))
+        a, b, v = np.log10([low, high, max(value, floor)]) if log else (low, high, value)
         return height - bottom - (height - top - bottom) * float((v - a) / ((b - a) or 1))
 
     longest = max(len(line) for line in lines.values())
@@ -96,10 +96,10 @@ def draw_lines(lines: Mapping[str, Sequence[float]], title: str, across: str, *,
         return left + (width - left - right) * index / max(1, longest - 1)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{width}" height="{height}" fill="white"/>'
-        f'<text x="{left}" y="22" font-size="14">{_escaped(title)}</text>'
-        f'<text x="{left}" y="{height - 12}">{_escaped(across)}, 0 to {longest - 1}</text>'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+        f'<text x="{left}" y="22" font-size="14">{_escaped(title)}</text>',
+        f'<g font-size="12"><text x="{left}" y="{height - 12}">{_escaped(across)}, 0 to {longest - 1}</text>',
     ]
     for tick in ticks:
         y = up(tick)
@@ -111,7 +111,7 @@ def draw_lines(lines: Mapping[str, Sequence[float]], title: str, across: str, *,
         parts.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
         y = top + 16 * number + 10
         parts.append(f'<text x="{width - right + 10}" y="{y}" fill="{colour}">{_escaped(name)}</text>')
-    return "\n".join([*parts, "</svg>", ""])
+    return "\n".join([*parts, "</g></svg>", ""])
 
 
 def _decades(low: float, high: float) -> list[float]:

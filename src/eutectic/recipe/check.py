@@ -327,7 +327,9 @@ class _Checker:
         if self.complete and recipe.base is None:
             yield Problem(("anchors",), "expected a base, from which task vectors are taken; found none")
         if recipe.output.form != "model":
-            yield Problem(("anchors",), f"expected output.form model, found {recipe.output.form}; extract it afterwards")
+            yield Problem(
+                ("anchors",), f"expected output.form model, found {recipe.output.form}; extract it afterwards"
+            )
         if recipe.slices or recipe.calibration is not None:
             text = "slices" if recipe.slices else "calibration"
             yield Problem(("anchors",), f"{text} and anchors go into two recipes; merge the one first")

@@ -17,9 +17,9 @@ def stats(
         list[str] | None, typer.Option(help="Delete the results whose digest begins so; may be given several times.")
     ] = None,
     everything: Annotated[bool, typer.Option("--delete-all", help="Delete all stored results.")] = False,
+    as_json: AsJson = False,
     spectra: Annotated[str | None, typer.Option(help="Draw the spectra of the anchors whose digest begins so.")] = None,
     out: Annotated[Path, typer.Option("-o", "--out", help="The picture, an SVG file.")] = Path("spectra.svg"),
-    as_json: AsJson = False,
 ) -> None:
     """List or delete stored statistics of data."""
     if spectra is not None:

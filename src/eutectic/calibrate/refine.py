@@ -7,13 +7,12 @@ import hashlib
 import json
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from eutectic.calibrate.anchors import Group, adapt, construct, noise, twice_differentiable, weight_rows
+from eutectic.calibrate.anchors import Block, Group, adapt, construct, noise, twice_differentiable, weight_rows
 from eutectic.calibrate.run import Tell
 from eutectic.calibrate.skeleton import Fitted, Skeleton, Weights, build
 from eutectic.calibrate.units import Unit, complete, names_in, units_of
@@ -26,11 +25,11 @@ from eutectic.recipe.anchors import Anchors
 from eutectic.stats.store import Outcome, Results, Store
 
 #: What passes keep of a token, in copies of all widths of the block: two forward passes, and two backward ones.
-_KEPT = 12
+_KEPT = 16
 #: Multiplications and additions a second and thread, as measured on blocks of width 384.
 _SPEED = 40e9
 #: Bytes that libraries take for a worker.
-_SLACK = 32 << 20
+_SLACK = 64 << 20
 
 
 @dataclass
@@ -152,10 +151,10 @@ class Refinement:
         tokens = self.anchor_tokens(unit)
         rows, all_rows = self.said.count * tokens, self.said.count * tokens * len(self.models)
         square = self.said.count * tokens * tokens * 16  # weights of attention, heads together
-        making = 8 * block + 4 * rows * widths * _KEPT + 4 * square * _KEPT
+        making = 12 * block + 4 * rows * widths * _KEPT + 4 * square * _KEPT
         batch = min(self.said.batch, self.said.count * len(self.models)) * tokens
         kept = 4 * widths * batch * 3 + 8 * all_rows * max((s[-1] for s in shapes), default=1)
-        fitting = block * (6 + 5 * self.groups) + kept
+        fitting = block * (8 + 6 * self.groups) + kept
         return int(max(making, fitting)) + _SLACK
 
     def operations(self) -> float:
@@ -242,20 +241,23 @@ class Refinement:
         blocks.finish()
 
     def _solve(self, unit: Unit, stop: threading.Event) -> None:
+        def block(tensors: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
+            if stop.is_set():  # another block failed, or the run was interrupted: nobody waits for this one
+                raise CancelledError
+            return unit(tensors, inputs)
+
         base_fit, under_fit, experts = self.fits
         base = unit.read(self.skeleton, base_fit)
         pairs: list[tuple[Tensor, Tensor]] = []
         differences = []
         for model, fitted in enumerate(experts):
-            if stop.is_set():
-                return
             expert = unit.read(self.skeleton, fitted)
-            found = self._anchors(unit, model, base, expert)
+            found = self._anchors(unit, block, model, base, expert)
             if self.said.start == "models":
                 differences.append({name: expert[name] - base[name] for name in base})
             if found is not None:
                 with torch.no_grad():
-                    pairs.append((found, unit(expert, found)))
+                    pairs.append((found, block(expert, found)))
         trained = self.trained(unit)
         start = unit.read(self.skeleton, under_fit)
         groups = [Group(each, weight) for each, weight in zip(differences, self.weights, strict=False)]
@@ -264,14 +266,14 @@ class Refinement:
         # What is not trained stays as it is in what is refined.
         fixed = {name: base[name] if name in trained else start[name] for name in base}
         result = {name: start[name] for name in trained}
-        if pairs and trained and not stop.is_set():
-            result = self._adapt(unit, fixed, pairs, list(trained), groups)
-        if not stop.is_set():
-            self._write(self.blocks(), unit.name, {trained[n]: Outcome(len(pairs), 0, t) for n, t in result.items()})
+        if pairs and trained:
+            result = self._adapt(unit, block, fixed, pairs, list(trained), groups)
+        self._write(self.blocks(), unit.name, {trained[n]: Outcome(len(pairs), 0, t) for n, t in result.items()})
 
     def _adapt(
         self,
         unit: Unit,
+        block: Block,
         base: Mapping[str, Tensor],
         pairs: list[tuple[Tensor, Tensor]],
         trained: list[str],
@@ -279,7 +281,7 @@ class Refinement:
     ) -> dict[str, Tensor]:
         said = self.said
         return adapt(
-            unit,
+            block,
             base,
             pairs,
             trained,
@@ -291,7 +293,9 @@ class Refinement:
             generator=self._generator(unit, "order"),
         )
 
-    def _anchors(self, unit: Unit, model: int, base: Mapping[str, Tensor], expert: Mapping[str, Tensor]) -> Any:
+    def _anchors(
+        self, unit: Unit, block: Block, model: int, base: Mapping[str, Tensor], expert: Mapping[str, Tensor]
+    ) -> Tensor | None:
         """A model's anchors for a block, made or read; None where it changes nothing."""
         results = self.anchors(model)
         if not results.has(unit.name):
@@ -306,7 +310,7 @@ class Refinement:
                     start = noise(shape, float(said.sigma), generator)
                 try:
                     found = construct(
-                        unit, base, expert, start, distance=said.align, steps=said.steps, rate=float(said.step_size)
+                        block, base, expert, start, distance=said.align, steps=said.steps, rate=float(said.step_size)
                     )
                 except CalibrationError as error:
                     raise CalibrationError(f"{self.names[model]}: {unit.name}: {error}") from error

@@ -16,6 +16,7 @@ from eutectic.adapters.sources import share_memory
 from eutectic.api import models
 from eutectic.api.differences import around_factors, is_many_summed, merged_updates, plan_differences, works_on_factors
 from eutectic.api.recipes import read
+from eutectic.api.refined import plan_refined, refinements
 from eutectic.api.statistics import Statistics, open_store
 from eutectic.calibrate.own import given
 from eutectic.calibrate.prepare import prepare
@@ -76,9 +77,9 @@ def plan(
     read_one = read(recipe)
     _check_device(device)
     budget = parse_bytes(memory) if memory is not None else default_memory()
-    planned = _plan(read_one, budget, threads, device, offline)
+    kept = open_store(store)
+    planned = _plan(read_one, budget, threads, device, offline, kept.folder)
     try:
-        kept = open_store(store)
         calibration = prepare(planned, kept.folder) if statistics is None else given(planned, statistics)
     except BaseException:
         for each in planned.inputs:
@@ -100,10 +101,10 @@ def _check_device(device: str) -> None:
         raise RecipeError(f"expected cpu or a device that torch finds here, found {device!r}: {reason}") from error
 
 
-def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline: bool) -> Plan:
+def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline: bool, store: Path) -> Plan:
     if threads is not None and threads < 1:
         raise RecipeError(f"expected at least one thread, found {threads}")
-    if recipe.output.form == "model" and works_on_factors(recipe):
+    if recipe.output.form == "model" and recipe.anchors is None and works_on_factors(recipe):
         recipe = around_factors(recipe)
     stages = sum(1 for entry in recipe.models if entry.recipe is not None)
     share = budget // (stages + 1)
@@ -118,10 +119,10 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
             wide = inner.output.model_copy(update={"dtype": "float64" if inner.dtype == "float64" else "float32"})
             inner = inner.model_copy(update={"output": wide})
         try:
-            planned = _plan(inner, share, threads, device, offline)
+            planned = _plan(inner, share, threads, device, offline, store)
         except OverBudget as error:  # planned with what it needs, to learn what the others need
             short.append(error)
-            planned = _plan(inner, error.needed, threads, device, offline)
+            planned = _plan(inner, error.needed, threads, device, offline, store)
         held.append(planned.peak)
         return staged(planned, f"recipe {len(held)}")
 
@@ -138,6 +139,8 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         held.append(peak)
         return made
 
+    if recipe.anchors is not None:
+        return plan_refined(recipe, stage, store, budget, threads=threads, device=device, offline=offline)
     base, models = open_inputs(recipe, stage, offline=offline)
     share_memory([each.source for each in models])
     room = share if short else budget - sum(held)
@@ -146,7 +149,7 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         if recipe.output.form == "model" and is_many_summed(recipe, models):
             for each in [*([base] if base else []), *models]:
                 each.source.close()
-            return _plan(around_factors(recipe), budget, threads, device, offline)
+            return _plan(around_factors(recipe), budget, threads, device, offline, store)
         if recipe.output.form == "model":
             donor = open_donor(recipe, offline=offline)
             make = partial(build, donor=donor)
@@ -215,7 +218,8 @@ def calibrate(plan: Plan, *, watch: Sequence[Observer] = ()) -> None:
         CalibrationError: when data, tokenizer, head or labels do not fit a model, or its activations are not finite.
         OutputError: when the results cannot be stored.
     """
-    if plan.calibration is None or all(plan.calibration.finished):
+    waiting = [each for each in refinements(plan.inputs) if not each.blocks().finished]
+    if not waiting and (plan.calibration is None or all(plan.calibration.finished)):
         return
     download(plan.inputs, watch)
 
@@ -223,7 +227,10 @@ def calibrate(plan: Plan, *, watch: Sequence[Observer] = ()) -> None:
         for observer in watch:
             observer(Calibrating(done, total, doing))
 
-    run_calibration(plan, merged=lambda: staged(plan, "the merged model"), tell=tell)
+    for each in waiting:
+        each.run(tell)
+    if plan.demands:
+        run_calibration(plan, merged=lambda: staged(plan, "the merged model"), tell=tell)
 
 
 def download(inputs: Sequence[Checkpoint], watch: Sequence[Observer] = ()) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from eutectic.calibrate.own import Statistics, measure
+from eutectic.diagnose.anchors import draw_lines, spectrum
 from eutectic.errors import CalibrationError
 from eutectic.numerics.tensors import torch
 from eutectic.recipe.chain import asked
@@ -35,6 +36,30 @@ def delete(digest: str, folder: str | os.PathLike[str] | None = None) -> int:
         CalibrationError: when there is none, or there are several.
     """
     return open_store(folder).delete(digest)
+
+
+def draw_spectra(digest: str, out: str | os.PathLike[str], folder: str | os.PathLike[str] | None = None) -> list[str]:
+    """Draws the spectra of stored anchors, where they started and where they are, as an SVG picture.
+
+    Returns what is drawn, one line a block.
+
+    Raises:
+        CalibrationError: when the digest names no anchors, or several results.
+    """
+    store = open_store(folder)
+    found = [each for each in store.entries() if each.digest.startswith(digest)]
+    if len(found) != 1 or found[0].about.get("statistic") != "anchors":
+        raise CalibrationError(f"{digest}: expected the digest of stored anchors, found {len(found)} results of others")
+    results = store.open(found[0].digest)
+    lines = {}
+    for name in results.names():
+        block, _, what = name.rpartition(".")
+        if what in ("anchors", "start"):
+            called = block if what == "anchors" else f"{block}, start"
+            lines[called] = spectrum(results.measured(name).load()).tolist()
+    results.close()
+    Path(os.fspath(out)).write_text(draw_lines(lines, f"anchors of {found[0].about['model']}", "direction"))
+    return list(lines)
 
 
 def statistics(
@@ -67,4 +92,4 @@ def statistics(
     return measure(module, batches, wanted, open_store(store), include_padding=include_padding, seed=seed)
 
 
-__all__ = ["Entry", "Statistics", "default_store", "delete", "open_store", "statistics", "stored"]
+__all__ = ["Entry", "Statistics", "default_store", "delete", "draw_spectra", "open_store", "statistics", "stored"]

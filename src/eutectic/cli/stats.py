@@ -1,5 +1,6 @@
 """`eutectic stats`: list or delete what calibration has stored."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,8 +18,14 @@ def stats(
     ] = None,
     everything: Annotated[bool, typer.Option("--delete-all", help="Delete all stored results.")] = False,
     as_json: AsJson = False,
+    spectra: Annotated[str | None, typer.Option(help="Draw the spectra of the anchors whose digest begins so.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The picture, an SVG file.")] = Path("spectra.svg"),
 ) -> None:
     """List or delete stored statistics of data."""
+    if spectra is not None:
+        drawn = statistics.draw_spectra(spectra, out, store)
+        typer.echo(f"{out}: {len(drawn)} spectra")
+        return
     chosen = [entry.digest for entry in statistics.stored(store)] if everything else delete or []
     if chosen:
         freed = sum(statistics.delete(digest, store) for digest in chosen)

@@ -67,7 +67,7 @@ class Measurements:
 
 def measurements(demands: Sequence[Demand], calibration: Calibration | None) -> Measurements | None:
     """Opens the results that a plan's sites read; None when they read none."""
-    if calibration is None:
+    if calibration is None or not demands:
         return None
     store = Store(calibration.store)
     opened = {

@@ -93,6 +93,7 @@ class _Checker:
         yield from self.form()
         yield from self.policies()
         yield from self.calibration()
+        yield from self.anchors()
         if self.complete:
             yield from self.absent()
 
@@ -317,6 +318,29 @@ class _Checker:
                         yield Problem(
                             ("calibration", key), f"expected data for every model, found none for {show(name)}"
                         )
+
+    def anchors(self) -> Iterator[Problem]:
+        """What a refinement by anchors needs, and what does not go with it."""
+        said, recipe = self.recipe.anchors, self.recipe
+        if said is None:
+            return
+        if self.complete and recipe.base is None:
+            yield Problem(("anchors",), "expected a base, from which task vectors are taken; found none")
+        if recipe.output.form != "model":
+            yield Problem(
+                ("anchors",), f"expected output.form model, found {recipe.output.form}; extract it afterwards"
+            )
+        if recipe.slices or recipe.calibration is not None:
+            text = "slices" if recipe.slices else "calibration"
+            yield Problem(("anchors",), f"{text} and anchors go into two recipes; merge the one first")
+        if said.start == "models":
+            step, *more = recipe.method
+            known = step.parameters.get("weight"), step.parameters.get("scale", 1)
+            plain = all(isinstance(each, int | float) and not isinstance(each, bool) for each in known)
+            own = recipe.rules or any(entry.parameters for entry in recipe.models)
+            if more or step.method != "task_arithmetic" or not plain or own:
+                text = "expected method task_arithmetic alone, with one number as weight, for start: models"
+                yield Problem(("anchors", "start"), text)
 
     def absent(self) -> Iterator[Problem]:
         """What is missing: a base, models, sources, required values."""

@@ -26,6 +26,7 @@ from pydantic import (
 
 from eutectic.errors import RecipeError, nearest
 from eutectic.quantities import parse_bytes
+from eutectic.recipe.anchors import Anchors
 from eutectic.recipe.calibration import Calibration
 from eutectic.recipe.document import dump
 from eutectic.recipe.values import Part, Text, Value, plain_value, read_text, read_value, show
@@ -335,6 +336,7 @@ class Recipe(Part):
     non_finite: Literal["error", "keep"] = "error"
     pickles: StrictBool = False
     calibration: Calibration | None = None
+    anchors: Anchors | None = None
     output: Output = Output()
     root: Path | None = Field(default=None, exclude=True, repr=False)
     _notes: tuple[str, ...] = PrivateAttr(())
@@ -377,9 +379,10 @@ class Recipe(Part):
             written["vocabulary"] = self.vocabulary.plain()
         if self.calibration is not None:
             written["calibration"] = self.calibration.plain()
-        options = self.model_dump(
-            exclude_defaults=True, exclude={*written, "base", "rules", "slices", "root", "calibration"}
-        )
+        if self.anchors is not None:
+            written["anchors"] = self.anchors.plain()
+        apart = {"base", "rules", "slices", "root", "calibration", "anchors"}
+        options = self.model_dump(exclude_defaults=True, exclude={*written, *apart})
         return written | options
 
     def to_yaml(self) -> str:

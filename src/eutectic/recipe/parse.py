@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from eutectic.errors import RecipeError
+from eutectic.recipe.anchors import Anchors
 from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.check import MOST_PROBLEMS, Key, Problem, dotted, problems
 from eutectic.recipe.document import LARGEST_TEXT, DocumentError, Node, at, compose, node_of
@@ -27,6 +28,7 @@ _PARTS: dict[str, type[BaseModel]] = {
     "sources": SliceSource,
     "output": Output,
     "calibration": Calibration,
+    "anchors": Anchors,
     "head": Head,
     "vocabulary": Vocabulary,
     "fill": Fill,

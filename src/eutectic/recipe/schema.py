@@ -5,6 +5,7 @@ from typing import Any, get_args
 
 from eutectic.methods import METHODS
 from eutectic.methods.declare import REQUIRED, Method, Parameter
+from eutectic.recipe.anchors import Anchors
 from eutectic.recipe.calibration import Calibration, Head
 from eutectic.recipe.model import Output, Recipe
 from eutectic.recipe.values import SOURCES, EmaWeights, LinesScale, NanWeights, Part
@@ -41,6 +42,7 @@ def json_schema() -> Schema:
             "seed": {"type": "integer", "minimum": 0, "default": 0},
             "pickles": {"type": "boolean", "default": False},
             "calibration": {"$ref": "#/$defs/calibration"},
+            "anchors": {"$ref": "#/$defs/anchors"},
             "output": {"$ref": "#/$defs/output"},
         },
         required=("models", "method"),
@@ -69,6 +71,7 @@ def json_schema() -> Schema:
         "rule": _object(rule),
         "output": _output(),
         "calibration": _calibration(),
+        "anchors": _anchors(),
         "vocabulary": _vocabulary(),
         "token": _token(),
         "fill": _fill(),
@@ -140,6 +143,21 @@ def _calibration() -> Schema:
         },
         required=("data",),
     ) | {"description": "what models are shown, for methods that look at activations or gradients"}
+
+
+def _anchors() -> Schema:
+    count: Schema = {"type": "integer", "minimum": 1}
+    number: Schema = {"type": "number", "exclusiveMinimum": 0}
+    fields = Anchors.model_fields
+    counts = ("count", "tokens", "steps", "epochs", "batch")
+    return _object(
+        {
+            **{key: _choice(Anchors, key) for key in ("start", "unit", "init", "align", "distance")},
+            **{key: count | {"default": fields[key].default} for key in counts},
+            **{key: number | {"default": fields[key].default} for key in ("sigma", "step_size")},
+            "rate": number | {"description": "by default 1e-5 from the base, 1e-2 of coefficients"},
+        }
+    ) | {"description": "functional dual anchors, by which the merge is refined block by block"}
 
 
 def _vocabulary() -> Schema:

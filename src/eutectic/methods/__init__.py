@@ -19,6 +19,7 @@ from eutectic.methods.declare import Method
 from eutectic.methods.della import della
 from eutectic.methods.doge import doge
 from eutectic.methods.emr import emr
+from eutectic.methods.factorwise import factorwise
 from eutectic.methods.fedavg import fedavg
 from eutectic.methods.fisher import fisher
 from eutectic.methods.geometric_median import geometric_median
@@ -65,6 +66,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         della,
         doge,
         emr,
+        factorwise,
         fedavg,
         fisher,
         geometric_median,

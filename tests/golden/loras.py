@@ -184,7 +184,7 @@ def _check_fedex(params: Mapping[str, Any], given: Tensors, want: Tensors, folde
 def _check_pcb(params: Mapping[str, Any], want: Tensors, folders: list[Path], tmp_path: Path) -> None:
     """Holds the merged factors themselves to both formulas of the authors."""
     vision = params["vision_script"]
-    other = {"inter": "pairs", "clip": vision["abs_clamp"], "ratio": vision["att_ratio"], "scale": vision["lam"]}
+    other = {"inter": "shares", "clip": vision["abs_clamp"], "ratio": vision["att_ratio"], "scale": vision["lam"]}
     for kind, chain in (("merged", _chain(params)), ("merged_vision_script", ["factorwise", {"pcb": other}])):
         recipe = {"models": [str(f) for f in folders], "method": chain, "output": {"form": "adapter"}}
         got = load_file(merge(recipe, tmp_path / kind) / "adapter_model.safetensors")

@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from eutectic.adapters.factors import Factors
 from eutectic.adapters.lora import open_adapter
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.engine.bases import Bases, CoordinateSource
+from eutectic.engine.bases import Bases, CoordinateSource, carried_back
 from eutectic.engine.factored import Maker
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods.declare import Domain, Laws, Method, Needs, Paper, transform
@@ -60,7 +61,7 @@ def test_coordinates_are_sources_of_deltas(models: list[Checkpoint]) -> None:
     one = site(core, models)
     bases = Bases([one], models, 0, False)
     sources = [CoordinateSource(bases, at) for at in (0, 1)]
-    assert bases.shape(one) == (5, 5)
+    assert bases.shapes(one) == {one.name: (5, 5)}
     for at, source in enumerate(sources):
         assert source.header["q.weight"].shape == (5, 5)
         whole = read(source, "q.weight")
@@ -81,3 +82,21 @@ def test_a_basis_of_another_shape_is_a_bug_of_the_method(models: list[Checkpoint
     one = site(wrong, models)
     with pytest.raises(UndeclaredNeed, match="no coordinates of shape"):
         Bases([one], models, 0, False).of(one)
+
+
+def test_coordinates_are_carried_back() -> None:
+    """By the sides that there are; with merged rights and a scale their product, twice."""
+    merged = torch.tensor([[2.0, 1.0]])
+    left, right = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    both = carried_back(Coordinates(merged[None], left, right), [merged])
+    assert isinstance(both, Factors)
+    assert both.dense().tolist() == [[1.0, 2.0, 0.0], [3.0, 6.0, 0.0]]
+    plain = carried_back(Coordinates(merged[None]), [merged])
+    assert isinstance(plain, torch.Tensor)
+    assert plain.tolist() == merged.tolist()
+    one = carried_back(Coordinates(merged[None], left), [merged])
+    assert isinstance(one, Factors)
+    assert one.dense().tolist() == [[2.0, 1.0], [6.0, 3.0]]
+    apart = carried_back(Coordinates(merged[None], rights=right[None], scale=2.0), [merged, right])
+    assert isinstance(apart, Factors)
+    assert apart.dense().tolist() == [[2.0, 4.0, 0.0]]

@@ -8,9 +8,8 @@ import torch
 import eutectic
 from eutectic.adapters.factors import Factors
 from eutectic.checkpoint.spec import DTYPES
-from eutectic.engine.factored import FactoredSource, Loss, Maker, carried_back, fitted, ranks_for, summary
+from eutectic.engine.factored import FactoredSource, Loss, Maker, fitted, ranks_for, summary
 from eutectic.errors import CheckpointError
-from eutectic.methods.site import Coordinates
 from tests.make.adapters import factors, read, write_adapter
 from tests.make.factors import updates
 from tests.plan.test_factored import opened, sites
@@ -30,19 +29,6 @@ def test_updates_are_fitted_to_their_rank() -> None:
         tail = float(torch.linalg.svdvals(update.dense())[2])
         assert cut.factors.rank == 2
         assert cut.error == pytest.approx(tail)
-
-
-def test_coordinates_are_carried_back() -> None:
-    """By the sides that there are."""
-    merged = torch.tensor([[2.0, 1.0]])
-    left, right = torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
-    both = carried_back(Coordinates(merged[None], left, right), merged)
-    assert isinstance(both, Factors)
-    assert both.dense().tolist() == [[1.0, 2.0, 0.0], [3.0, 6.0, 0.0]]
-    assert carried_back(Coordinates(merged[None]), merged) is merged
-    one = carried_back(Coordinates(merged[None], left), merged)
-    assert isinstance(one, Factors)
-    assert one.dense().tolist() == [[2.0, 1.0], [6.0, 3.0]]
 
 
 def test_factors_are_read_in_any_ranges_and_made_once(tmp_path: Path) -> None:

@@ -46,6 +46,9 @@ def check(case: Case, tmp_path: Path) -> None:
         eutectic.run(eutectic.plan(made.adapter, memory="1 GiB"), out=tmp_path / "out")
         got = _updates(tmp_path / "out")
         expected = _federated(params, given, want)
+    elif params["method"] == "pcb":
+        _check_pcb(params, want, folders, tmp_path)
+        return
     else:
         recipe = {"models": [str(f) for f in folders], "method": _chain(params)}
         wide = {"rank": 24} if params["method"] == "fullspace_ties" else {}
@@ -73,6 +76,8 @@ def _chain(params: Mapping[str, Any]) -> Any:
         return kind
     if kind == "robustmerge":
         return {"robustmerge": {"variant": "paper" if params["variant"].startswith("paper") else "code"}}
+    if kind == "pcb":
+        return ["factorwise", {"pcb": {"inter": "sum", "clip": 1e-4, "ratio": params["pcb_ratio"], "scale": 1.0}}]
     if kind == "dc_merge":
         return {"dc_merge": {"keep": params["topk_fraction"], "steepest": params["rho"]}}
     voted = {"ties": {"density": share, "scale": scale, "tie": "majority"}}
@@ -174,6 +179,18 @@ def _check_fedex(params: Mapping[str, Any], given: Tensors, want: Tensors, folde
     transposed = params["base_weight_layout"] == "[in,out]"
     whole = (new.T if transposed else new) + update
     _close(whole, want["ideal_weight_out_in"], params["tolerance"], module)
+
+
+def _check_pcb(params: Mapping[str, Any], want: Tensors, folders: list[Path], tmp_path: Path) -> None:
+    """Holds the merged factors themselves to both formulas of the authors."""
+    vision = params["vision_script"]
+    other = {"inter": "shares", "clip": vision["abs_clamp"], "ratio": vision["att_ratio"], "scale": vision["lam"]}
+    for kind, chain in (("merged", _chain(params)), ("merged_vision_script", ["factorwise", {"pcb": other}])):
+        recipe = {"models": [str(f) for f in folders], "method": chain, "output": {"form": "adapter"}}
+        got = load_file(merge(recipe, tmp_path / kind) / "adapter_model.safetensors")
+        assert got.keys() == {key.partition("/")[2] for key in want if key.startswith(f"{kind}/")}
+        for name, value in got.items():
+            _close(value, want[f"{kind}/{name}"], params["tolerance"], f"{kind} {name}")
 
 
 def _check_directions(params: Mapping[str, Any], given: Tensors, want: Tensors) -> None:

@@ -147,6 +147,11 @@ def test_result_is_what_is_declared(method: Method[Any]) -> None:
             continue
         assert isinstance(found, Coordinates)
         out, columns = parts[0].shape
+        if needs.basis == "factors":
+            assert found.rights is not None
+            assert found.values.shape == (len(parts), out, max(ranks))
+            assert found.rights.shape == (len(parts), max(ranks), columns)
+            continue
         k = out if needs.basis == "none" else min(out, sum(ranks))
         m = min(columns, sum(ranks)) if needs.basis == "both" else columns
         assert found.values.shape == (len(parts), k, m)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 
 from eutectic.adapters.factors import Factors
-from eutectic.engine.factored import carried_back
+from eutectic.engine.bases import carried_back
+from eutectic.engine.bases import parts as parts_of
 from eutectic.methods import get
 from eutectic.methods.site import Coordinates, Site
 from eutectic.numerics.draw import Key
@@ -45,10 +46,11 @@ def merged(step: Step, parts: Sequence[Factors], then: Step = ("task_arithmetic"
     """Returns the merged update (d_out, d_in); coordinates are merged by `then` and carried back."""
     found = made(step, parts, seed)
     if isinstance(found, Coordinates):
-        zeros = torch.zeros_like(found.values[0])
         double = found.values.dtype == torch.float64
-        result = merge(then, list(found.values), zeros, double=double, seed=seed)
-        found = carried_back(found, result)
+        results = [
+            merge(then, list(part), torch.zeros_like(part[0]), double=double, seed=seed) for part in parts_of(found)
+        ]
+        found = carried_back(found, results)
     return found.dense() if isinstance(found, Factors) else found
 
 

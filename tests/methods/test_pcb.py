@@ -45,6 +45,17 @@ def test_sum_by_hand() -> None:
     assert expected[4] == 0
 
 
+def test_shares_by_hand() -> None:
+    """Scores are exp(2 s^2) tanh(delta * sum of signed shares): they are 1/4, 1/4, 1, 3/2 and 0."""
+    s = torch.tensor([[0, 0.25, 0.5, 0.75, 1], [0.25, 0, 0.5, 0.75, 1]], dtype=torch.float64)
+    score = torch.exp(2 * s**2) * torch.tanh(DELTAS.double() * torch.tensor([0.25, 0.25, 1.0, 1.5, 0.0]).double())
+    cut, best = score.sort(1).values[:, 2:3], score.amax(1, keepdim=True)
+    weight = (score.clamp(min=cut) - cut) / (best - cut)
+    expected = (DELTAS * weight).sum(0) / weight.sum(0).clamp(min=1e-12)
+    assert torch.allclose(pcb(clip=0.0, ratio=0.6, inter="shares"), expected, rtol=1e-12)
+    assert expected[3] == 4
+
+
 def test_magnitudes_are_clipped() -> None:
     """With a fifth at either end, of five magnitudes the second and, int(5 * 0.8 - 1) = 3, the fourth: 2 to 4."""
     model = torch.tensor([1.0, 2.0, 3.0, 4.0, 9.0])

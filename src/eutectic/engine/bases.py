@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from eutectic.adapters.factors import Factors
 from eutectic.checkpoint.ranges import find, first_byte
 from eutectic.checkpoint.source import Buffer, Checkpoint
 from eutectic.checkpoint.spec import DTYPES, TensorSpec
@@ -13,7 +14,7 @@ from eutectic.checkpoint.views import digest_of
 from eutectic.engine.parts import factor_site, numbers, read_part
 from eutectic.errors import UndeclaredNeed
 from eutectic.methods.site import Coordinates
-from eutectic.numerics.tensors import torch
+from eutectic.numerics.tensors import Tensor, torch
 from eutectic.plan.factored import FactorSite
 
 #: Sites whose coordinates are kept: all models' rows of one are read one after the other, by each thread.
@@ -47,24 +48,46 @@ class Bases:
                 self._kept.popitem(last=False)
             return self._kept[site.name]
 
-    def shape(self, site: FactorSite) -> tuple[int, int]:
-        """Returns (k, m), which follow from ranks and shapes."""
+    def shapes(self, site: FactorSite) -> dict[str, tuple[int, int]]:
+        """Returns the shapes of one model's coordinates, which follow from ranks and shapes, by the tensors' names.
+
+        There is one, (k, m) by the site's own name; where rights are merged too, (k, m) and (m, d_in) by PEFT's names.
+        """
         step = site.steps[0]
         sides = step.method.needs_for(dict(step.values)).basis
         out, columns = site.shape
-        return (
-            out if sides == "none" else min(out, site.ranks),
-            min(columns, site.ranks) if sides == "both" else columns,
-        )
+        if sides == "factors":
+            stem, rank = site.name.removesuffix(".weight"), max(feed.rank for feed in site.feeds)
+            return {f"{stem}.lora_B.weight": (out, rank), f"{stem}.lora_A.weight": (rank, columns)}
+        k = out if sides == "none" else min(out, site.ranks)
+        return {site.name: (k, min(columns, site.ranks) if sides == "both" else columns)}
 
     def _make(self, site: FactorSite) -> Coordinates:
         step = site.steps[0]
         updates = tuple(read_part(self.models, site, at, self.double) for at in range(len(site.feeds)))
         made = step.method.on_factors(factor_site(site, updates, self._seed), **numbers(step.method, step.values))
-        expected = (len(updates), *self.shape(site))
-        if not isinstance(made, Coordinates) or tuple(made.values.shape) != expected:
-            raise UndeclaredNeed(f"{site.name}: {step.method.name} returned no coordinates of shape {expected}")
+        expected = [(len(updates), *shape) for shape in self.shapes(site).values()]
+        if not isinstance(made, Coordinates) or [tuple(each.shape) for each in parts(made)] != expected:
+            raise UndeclaredNeed(f"{site.name}: {step.method.name} returned no coordinates of shapes {expected}")
         return made
+
+
+def parts(made: Coordinates) -> list[Tensor]:
+    """Returns what of coordinates is merged: (n, k, m), and (n, m, d_in) where every model has its own rows."""
+    return [made.values] if made.rights is None else [made.values, made.rights]
+
+
+def carried_back(basis: Coordinates, merged: Sequence[Tensor]) -> Factors | Tensor:
+    """Returns the update whose merged coordinates are (k, m) and, where rights are merged too, (m, d_in).
+
+    It is factored where one side of the basis is there.
+    """
+    first, *rest = merged
+    left = None if basis.left is None else basis.left.to(first.dtype)
+    right = rest[0] if rest else None if basis.right is None else basis.right.to(first.dtype)
+    if left is None:
+        return first * basis.scale if right is None else Factors(first, right, basis.scale)
+    return Factors(left, first if right is None else first @ right, basis.scale)
 
 
 class CoordinateSource:
@@ -78,12 +101,13 @@ class CoordinateSource:
     def __init__(self, bases: Bases, number: int) -> None:
         self._bases, self._number = bases, number
         dtype = DTYPES["F64" if bases.double else "F32"]
-        self._at: dict[str, int] = {}
+        self._at: dict[str, tuple[FactorSite, int, int]] = {}  # site, its feed, which part of the coordinates
         self._header: dict[str, TensorSpec] = {}
-        for name, site in bases.sites.items():
+        for site in bases.sites.values():
             for at, feed in enumerate(site.feeds):
                 if feed.model == number:
-                    self._at[name], self._header[name] = at, TensorSpec(name, bases.shape(site), dtype)
+                    for part, (name, shape) in enumerate(bases.shapes(site).items()):
+                        self._at[name], self._header[name] = (site, at, part), TensorSpec(name, shape, dtype)
 
     @property
     def name(self) -> str:
@@ -103,7 +127,8 @@ class CoordinateSource:
         """
         spec = find(self._header, name, self.name)
         first = first_byte(spec, start, out.size)
-        values = self._bases.of(self._bases.sites[name]).values[self._at[name]]
+        site, at, part = self._at[name]
+        values = parts(self._bases.of(site))[part][at]
         kind = torch.float64 if self._bases.double else torch.float32
         raw = values.to(kind).contiguous().numpy().reshape(-1).view(np.uint8)
         out[:] = raw[first : first + out.size]
@@ -113,7 +138,7 @@ class CoordinateSource:
 
     def read_cost(self, name: str) -> int:
         """Bytes of disk read to produce the coordinates once: the adapter's own factors."""
-        return self._bases.models[self._number].source.read_cost(name)
+        return self._bases.models[self._number].source.read_cost(self._at[name][0].name)
 
     def fingerprint(self) -> str:
         """A digest of all adapters, since their basis is shared."""

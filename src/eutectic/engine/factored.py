@@ -15,11 +15,10 @@ from eutectic.checkpoint.ranges import find, first_byte
 from eutectic.checkpoint.source import Buffer, Checkpoint, Source
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.checkpoint.views import digest_of
-from eutectic.engine.bases import Bases
+from eutectic.engine.bases import Bases, carried_back
 from eutectic.engine.parts import factor_site, numbers, read_matrix, read_part
 from eutectic.engine.sweep import share
 from eutectic.errors import CheckpointError, UndeclaredNeed
-from eutectic.methods.site import Coordinates
 from eutectic.numerics.precision import round_to
 from eutectic.numerics.tensors import Tensor, one_thread, torch
 from eutectic.plan.factored import FactorSite
@@ -67,10 +66,10 @@ class Maker:
             return total(zip(self._read(site), site.weights, strict=True), site.shape, site.most)
         if self._merged is None:
             return self._method(site)
-        merged = read_matrix(self._merged, site.name)
         if self._bases is None:
-            flat = merged.reshape(site.matrix_shape)
+            flat = read_matrix(self._merged, site.name).reshape(site.matrix_shape)
             return flat.T.contiguous() if site.transposed else flat
+        merged = [read_matrix(self._merged, name) for name in self._bases.shapes(site)]
         return carried_back(self._bases.of(site), merged)
 
     def _read(self, site: FactorSite) -> Iterator[Factors]:
@@ -214,14 +213,6 @@ class FactoredSource:
 
     def close(self) -> None:
         """Does nothing: what it is made from is closed by whoever opened it."""
-
-
-def carried_back(basis: Coordinates, merged: Tensor) -> Factors | Tensor:
-    """Returns the update whose coordinates are (k, m), as factors where one side of the basis is there."""
-    if basis.left is None:
-        return merged if basis.right is None else Factors(merged, basis.right.to(merged.dtype))
-    right = merged if basis.right is None else merged @ basis.right.to(merged.dtype)
-    return Factors(basis.left.to(merged.dtype), right)
 
 
 def fitted(made: Factors | Tensor, rank: int) -> Truncated:

@@ -21,6 +21,7 @@ from eutectic.methods.della import della
 from eutectic.methods.doge import doge
 from eutectic.methods.elect import elect
 from eutectic.methods.emr import emr
+from eutectic.methods.factorwise import factorwise
 from eutectic.methods.fedavg import fedavg
 from eutectic.methods.fisher import fisher
 from eutectic.methods.geometric_median import geometric_median
@@ -69,6 +70,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         doge,
         elect,
         emr,
+        factorwise,
         fedavg,
         fisher,
         geometric_median,

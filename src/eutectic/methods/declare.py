@@ -140,7 +140,8 @@ class Needs:
             domain FACTORS: in copies of all factors of the site, and `dense` in copies of (d_out, d_in) beside them.
         dense: see `scratch`.
         basis: of a transform in the domain FACTORS, which sides of its `Coordinates` are at most as long as the sum of
-            the ranks R: `out` makes them (min(d_out, R), d_in), `both` (min(d_out, R), min(d_in, R)).
+            the ranks R: `out` makes them (min(d_out, R), d_in), `both` (min(d_out, R), min(d_in, R)). With `factors`
+            they are two, (d_out, r) and (r, d_in) for the largest rank r (`Coordinates.rights`).
         rank: of a combine in the domain FACTORS, the rank of its result: the `sum` of the adapters' ranks, their `max`,
             or any (`full`: it returns a dense update).
     """
@@ -155,7 +156,7 @@ class Needs:
     fused: bool = True
     scratch: float | Callable[[int, tuple[int, ...]], float] = 3.0
     dense: float = 0.0
-    basis: Literal["none", "out", "both"] = "none"
+    basis: Literal["none", "out", "both", "factors"] = "none"
     rank: Literal["sum", "max", "full"] = "sum"
 
     def scratch_elements(self, n: int, shape: tuple[int, ...]) -> float:

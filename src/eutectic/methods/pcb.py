@@ -1,8 +1,8 @@
 """PCB: let the elements compete, within their model and between models, and keep the winners.
 
-Source: Du et al., Parameter Competition Balancing, NeurIPS 2024, arXiv:2410.02396, and the two formulas of the authors'
-code: `inter: pairs` with clip 0.01 and ratio 0.05 is its vision code (the defaults here), `inter: sum` with clip 1e-4
-and ratio 0.1 its other one. Magnitudes are clipped to quantiles over the model; an element's score is its intra-balance
+Source: Du et al., Parameter Competition Balancing, NeurIPS 2024, arXiv:2410.02396, and the three formulas of the authors'
+code: `inter: pairs` with clip 0.01 and ratio 0.05 is its vision code with searched coefficients (the defaults here),
+`inter: shares` with the same numbers the one without, `inter: sum` with clip 1e-4 and ratio 0.1 the outline. Magnitudes are clipped to quantiles over the model; an element's score is its intra-balance
 (its size among its model's) times its inter-balance (does it go with the other models); of each model the best `ratio`
 of the scores count, from 0 at the cut to 1 at the best; the clipped deltas are averaged with these weights.
 Departs: where all magnitudes or scores of a model are equal, the authors divide by zero; here nothing of it counts.
@@ -35,7 +35,7 @@ def pcb(
     *,
     weight: PerModel = 1.0,  # type: ignore[assignment]
     scale: float = 1.2,
-    inter: Literal["pairs", "sum"] = "pairs",
+    inter: Literal["pairs", "shares", "sum"] = "pairs",
     clip: Annotated[float, Bounds(0.0, 0.5)] = 0.01,
     ratio: Fraction = 0.05,
 ) -> Tensor:
@@ -44,7 +44,7 @@ def pcb(
     Args:
         weight: multiplies each model's deltas, behind the competition.
         scale: multiplies the merged delta (lambda).
-        inter: agreement with each model in turn, or with the sum of all.
+        inter: agreement of shares with each model in turn, or of deltas with the sum of all shares or of all deltas.
         clip: share of each model's magnitudes that are clipped at either end.
         ratio: share of each model's elements that count.
     """

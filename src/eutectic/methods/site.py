@@ -17,7 +17,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
-    """The models' updates in a basis they share: update i is `left @ values[i] @ right`.
+    """The models' updates in a basis they share: update i is `scale * left @ values[i] @ right`.
 
     What a transform of FACTORS returns. The rest of the chain then merges `values` as it would merge deltas, and the
     result is carried back through the basis. A part of the basis that the updates do not fill is zero columns.
@@ -26,11 +26,15 @@ class Coordinates:
         values: (n, k, m).
         left: (d_out, k); None where k is d_out and nothing is to be done.
         right: (m, d_in); None where m is d_in.
+        rights: (n, m, d_in), in place of `right` where each model has its own, which the chain merges as well.
+        scale: a factor on the update that is carried back.
     """
 
     values: Tensor
     left: Tensor | None = None
     right: Tensor | None = None
+    rights: Tensor | None = None
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)

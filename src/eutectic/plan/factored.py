@@ -246,7 +246,8 @@ def _rank(site: FactorSite, recipe: Recipe, route: Route) -> int:
         kind = site.steps[0].method.needs_for(dict(site.steps[0].values)).rank
         natural = {"sum": site.ranks, "max": max(feed.rank for feed in site.feeds), "full": None}[kind]
     elif route is Route.BASIS:
-        natural = min(site.ranks, least)
+        apart = site.steps[0].method.needs_for(dict(site.steps[0].values)).basis == "factors"
+        natural = max(feed.rank for feed in site.feeds) if apart else min(site.ranks, least)
     if natural is None and asked is None:
         chain = ", then ".join(step.method for step in recipe.method)
         raise RecipeError(

@@ -12,7 +12,7 @@ from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Again, Part, Seen, Statistic
 from eutectic.stats.weights import Floats, Quantiles, Window, magnitudes_of, narrow, open_window, size_of, tally
 
-Inter = Literal["pairs", "sum"]
+Inter = Literal["pairs", "shares", "sum"]
 
 
 @dataclass(frozen=True)
@@ -80,20 +80,22 @@ def scores(deltas: Tensor, edges: Floats, inter: Inter) -> Tensor:
     """Returns how much each element counts: (n, *shape) -> (n, *shape).
 
     exp(n share^2) for its size among its model's own, times how far it goes with the other models: the sum over all
-    models j of tanh(s_i s_j), s being the signed share (`pairs`), or tanh(delta_i * the sum of all deltas) (`sum`).
+    models j of tanh(s_i s_j), s being the signed share (`pairs`), or tanh(delta_i t), t being the sum of all signed
+    shares (`shares`) or of all deltas (`sum`).
     """
     n = len(deltas)
     share = clipped(deltas, edges)[1]
-    if inter == "sum":
-        total = deltas[0]
-        for row in deltas[1:]:
-            total = total + row
-        together = torch.tanh(deltas * total)
-    else:
-        signed = deltas.sign() * share
+    signed = deltas.sign() * share
+    if inter == "pairs":
         together = torch.tanh(signed * signed[0])
         for row in signed[1:]:
             together = together + torch.tanh(signed * row)
+    else:
+        rows = deltas if inter == "sum" else signed
+        total = rows[0]
+        for row in rows[1:]:
+            total = total + row
+        together = torch.tanh(deltas * total)
     return torch.exp(n * share.square()) * together
 
 

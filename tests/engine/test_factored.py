@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import eutectic
-from eutectic.adapters.factors import Factors
 from eutectic.checkpoint.spec import DTYPES
 from eutectic.engine.factored import FactoredSource, Loss, Maker, fitted, ranks_for, summary
 from eutectic.errors import CheckpointError

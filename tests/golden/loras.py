@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 import eutectic
 from eutectic.adapters.factors import Factors
 from eutectic.diagnose.directions import directions
+from eutectic.methods.orthomerge import join
 
 from .adapters import PREFIX, Tensors
 from .cases import Case
@@ -36,6 +37,9 @@ def check(case: Case, tmp_path: Path) -> None:
     given, want = (load_file(case.folder / f"{part}.safetensors") for part in ("inputs", "outputs"))
     if params["method"] == "direction_diagnostics":
         _check_directions(params, given, want)
+        return
+    if params["method"] == "orthomerge":
+        _check_rotations(params, given, want, tmp_path)
         return
     folders = _folders(params, given, tmp_path)
     if params["method"] == "fedex_lora":
@@ -72,7 +76,7 @@ def _chain(params: Mapping[str, Any]) -> Any:
     scale = scale[0] if isinstance(scale, list) else scale  # the reference takes the first for all
     share = config.get("topK", 100) / 100
     kind = params.get("method", "")
-    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics"):
+    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics", "orthomerge"):
         return kind
     if kind == "robustmerge":
         return {"robustmerge": {"variant": "paper" if params["variant"].startswith("paper") else "code"}}
@@ -191,6 +195,24 @@ def _check_pcb(params: Mapping[str, Any], want: Tensors, folders: list[Path], tm
         assert got.keys() == {key.partition("/")[2] for key in want if key.startswith(f"{kind}/")}
         for name, value in got.items():
             _close(value, want[f"{kind}/{name}"], params["tolerance"], f"{kind} {name}")
+
+
+def _check_rotations(params: Mapping[str, Any], given: Tensors, want: Tensors, tmp_path: Path) -> None:
+    """Holds generators of OFT adapters, and full models merged around their base, to the reference."""
+    stored = join([given[f"oft{at}/oft_R"] for at in range(params["T"])])
+    _close(stored, want["oft_merged"], params["tolerance"], "oft_merged")
+    for name in ("base", *(f"expert{at}" for at in range(params["T"]))):
+        (tmp_path / name).mkdir()
+        weights = {"layers.0.self_attn.q_proj.weight": given[f"{name}/W"].contiguous()}
+        save_file(weights, tmp_path / name / "model.safetensors")
+    recipe = {
+        "base": str(tmp_path / "base"),
+        "models": [str(tmp_path / f"expert{at}") for at in range(params["T"])],
+        "method": {"orthomerge": {"residual": params["residual_coefficient"]}},
+    }
+    found = load_file(merge(recipe, tmp_path / "out") / "model.safetensors")
+    value = found["layers.0.self_attn.q_proj.weight"]
+    _close(value, want["non_oft/W_merged"], params["tolerance"], "W_merged")
 
 
 def _check_directions(params: Mapping[str, Any], given: Tensors, want: Tensors) -> None:

@@ -36,6 +36,7 @@ from eutectic.methods.model_stock import model_stock
 from eutectic.methods.multislerp import multislerp
 from eutectic.methods.nearswap import nearswap
 from eutectic.methods.nuslerp import nuslerp
+from eutectic.methods.orthomerge import orthomerge
 from eutectic.methods.passthrough import passthrough
 from eutectic.methods.pcb import pcb
 from eutectic.methods.peft import peft
@@ -85,6 +86,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         multislerp,
         nearswap,
         nuslerp,
+        orthomerge,
         passthrough,
         pcb,
         peft,

@@ -1,10 +1,11 @@
 """PCB: let the elements compete, within their model and between models, and keep the winners.
 
-Source: Du et al., Parameter Competition Balancing, NeurIPS 2024, arXiv:2410.02396, and the three formulas of the authors'
-code: `inter: pairs` with clip 0.01 and ratio 0.05 is its vision code with searched coefficients (the defaults here),
-`inter: shares` with the same numbers the one without, `inter: sum` with clip 1e-4 and ratio 0.1 the outline. Magnitudes are clipped to quantiles over the model; an element's score is its intra-balance
-(its size among its model's) times its inter-balance (does it go with the other models); of each model the best `ratio`
-of the scores count, from 0 at the cut to 1 at the best; the clipped deltas are averaged with these weights.
+Source: Du et al., Parameter Competition Balancing, NeurIPS 2024, arXiv:2410.02396, and the three formulas of the
+authors' code: `inter: pairs` with clip 0.01 and ratio 0.05 is its vision code with searched coefficients (the defaults
+here), `inter: shares` with the same numbers the one without, `inter: sum` with clip 1e-4 and ratio 0.1 the outline.
+Magnitudes are clipped to quantiles over the model; an element's score is its intra-balance (its size among its
+model's) times its inter-balance (does it go with the other models); of each model the best `ratio` of the scores
+count, from 0 at the cut to 1 at the best; the clipped deltas are averaged with these weights.
 Departs: where all magnitudes or scores of a model are equal, the authors divide by zero; here nothing of it counts.
 """
 

@@ -9,13 +9,14 @@ they are, the more so the more they differ, so it is given their mean length:
 
 Departs: R_n is a rotation (in the authors' code, R_n with a reflection makes numbers of 1e15); where W_0^T W_n has no
 direction, R_n moves as little as it can; half a turn, which has no generator, is refused. `weight` multiplies Q_n and
-the residual. Vectors are averaged; embeddings and heads too, unless `tensors: matrices`, as in the authors' code. The
-authors merge what OFT adapters store by the first line, block by block (`join`); such adapters are not read here.
+the residual. Vectors move by the mean of their deltas; embeddings and heads too, unless `tensors: matrices`, as in the
+authors' code. The authors merge what OFT adapters store by the first line, block by block (`join`); such adapters are
+not read here.
 """
 
 from eutectic.errors import MismatchError
-from eutectic.methods.declare import Laws, Locality, Needs, NonNegative, Paper, PerModel, combine
-from eutectic.methods.matrices import Tensors, domain
+from eutectic.methods.declare import Elsewhere, Laws, Locality, Needs, NonNegative, Paper, PerModel, combine
+from eutectic.methods.matrices import Tensors, domain, mean_elsewhere
 from eutectic.methods.site import Site
 from eutectic.numerics.rotations import generator_of, nearest_rotation, rotation_of
 from eutectic.numerics.tensors import Tensor, torch
@@ -32,11 +33,16 @@ def _needs(*, tensors: str, **_: object) -> Needs:
     return Needs(base=True, locality=Locality.TENSOR, domain=domain(tensors), scratch=_scratch)
 
 
+def _elsewhere(n: int, **_: object) -> Elsewhere:
+    return mean_elsewhere(n, scale=1.0)
+
+
 @combine(
     Paper("arXiv:2602.05943", "OrthoMerge", 2026),
     needs=_needs(tensors="linear"),
     laws=Laws(symmetric=True, fixed_point=True, identity=False, shift=False, scale=True),
     vary=_needs,
+    elsewhere=_elsewhere,
 )
 def orthomerge(
     site: Site,
@@ -45,7 +51,7 @@ def orthomerge(
     residual: NonNegative = 0.2,
     tensors: Tensors = "linear",
 ) -> Tensor:
-    """Merges rotations of the base, and what no rotation explains: (n, d_out, d_in) around (d_out, d_in).
+    """Merges rotations of the base, and what no rotation explains: (n, d_out, d_in) -> (d_out, d_in).
 
     Args:
         weight: multiplies each model's generator and residual.

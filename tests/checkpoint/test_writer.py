@@ -243,3 +243,64 @@ def test_the_header_is_exact() -> None:
     assert len(text) == 144
     header = b"\x90" + bytes(7) + text
     assert layout.shards == (Shard("model.safetensors", header, 158, {"a": 152, "b": 156}, {"a": 4, "b": 2}),)
+
+
+def _large(tmp_path: Path, lead: int) -> tuple[ShardLayout, np.ndarray]:
+    """A tensor of a megabyte behind one of `lead` bytes, and its bytes where they lie in a page as in the file."""
+    layout = lay_out([spec("lead", [lead], "U8"), spec("large", [1 << 20], "U8")], 1 << 30, {})
+    held = np.empty((1 << 20) + 4096, np.uint8)
+    shift = (layout.locate("large")[1] - held.ctypes.data) % 4096
+    data = held[shift : shift + (1 << 20)]
+    data[:] = np.random.default_rng(lead).integers(0, 256, 1 << 20, np.uint8)
+    return layout, data
+
+
+@pytest.mark.parametrize("lead", [0, 1, 4095, 4096, 70000])
+def test_large_writes_that_pass_the_cache(tmp_path: Path, lead: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes are the same wherever the tensor begins; whole pages go by the file's second descriptor."""
+    layout, data = _large(tmp_path, lead)
+    sizes: dict[int, int] = {}
+    real = os.pwrite
+
+    def counted(descriptor: int, view: memoryview, offset: int) -> int:
+        sizes[descriptor] = sizes.get(descriptor, 0) + len(view)
+        return real(descriptor, view, offset)
+
+    writer = ShardWriter(tmp_path, layout)
+    monkeypatch.setattr(os, "pwrite", counted)
+    writer.write("lead", 0, np.full(lead, 7, np.uint8))
+    for start, stop in ((524288, 1 << 20), (0, 524288)):
+        assert (data[start:].ctypes.data - writer.phase("large", start)) % 4096 == 0
+        writer.write("large", start, data[start:stop])
+    writer.seal()
+    direct = writer._direct[0]
+    writer.close()
+    found = load_file(tmp_path / "model.safetensors")
+    assert np.array_equal(found["large"], data)
+    assert (found["lead"] == 7).all()
+    if direct is not None:  # else the filesystem knows no other way than through the cache
+        assert 2 * (524288 - 8192) <= sizes[direct] <= 1 << 20
+
+
+def test_filesystems_that_refuse_to_pass_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A refusal is met once, and everything goes through the cache, with the same bytes."""
+    layout, data = _large(tmp_path, 5)
+    writer = ShardWriter(tmp_path, layout)
+    if writer._direct[0] is None:
+        pytest.skip("this filesystem cannot be opened past the cache")
+    real, refused = os.pwrite, []
+
+    def refusing(descriptor: int, view: memoryview, offset: int) -> int:
+        if descriptor == writer._direct[0]:
+            refused.append(offset)
+            raise OSError(errno.EINVAL, "Invalid argument")
+        return real(descriptor, view, offset)
+
+    monkeypatch.setattr(os, "pwrite", refusing)
+    writer.write("lead", 0, np.zeros(5, np.uint8))
+    writer.write("large", 0, data[: 1 << 19])
+    writer.write("large", 1 << 19, data[1 << 19 :])
+    writer.seal()
+    writer.close()
+    assert len(refused) == 1
+    assert np.array_equal(load_file(tmp_path / "model.safetensors")["large"], data)

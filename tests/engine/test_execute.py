@@ -58,6 +58,18 @@ def test_held_sites_are_read_once(ties: Plan) -> None:
     assert swept.read > 1.9 * held.read
 
 
+@pytest.mark.parametrize("threads", [1, 3], ids=["walked", "swept"])
+def test_sums_of_one_level_share_a_reading(threads: int, tmp_path: Path) -> None:
+    """DARE's two sums of a tensor come of one reading, the merge of another; nothing else changes."""
+    tensors = [{NAME: normal(*SIZE, seed=seed)} for seed in range(3)]
+    plan = planned(tmp_path, tensors[0], tensors[1:], [{"dare": {"density": 0.4, "rescale": "l1"}}, "task_arithmetic"])
+    held = execute(plan, resident_bytes=1 << 30, threads=threads)
+    shared = execute(plan, resident_bytes=0, slice_elements=GRAIN, threads=threads)
+    assert shared.whole(NAME) == held.whole(NAME)
+    assert shared.read == 2 * held.read
+    assert len(shared.results) == 2
+
+
 @pytest.mark.parametrize("resident", [0, 1 << 30], ids=["swept", "held"])
 def test_what_is_done_is_not_done_again(resident: int, ties: Plan) -> None:
     """Ranges that a journal has are neither merged nor written again; the rest fits to them."""

@@ -77,20 +77,15 @@ def construct_block(facts: Mapping[str, Any], inputs: Named, want: Named) -> Non
 
 
 def check_anchors(found: Anchors, want: Named, key: str, steps: int) -> None:
-    """Holds one run to the case: its inputs while few steps were taken, its loss beyond.
+    """Holds one run to the case: to its numbers while few steps were taken, to its loss beyond.
 
-    Rounding grows over 60 steps: single cosines part by up to 0.06 there, and their sum, the loss, by 1 %.
+    Rounding grows over 60 steps, where the case asks for the properties that `construct_block` checks, and no numbers.
     """
-    if steps <= 20:
-        close(found.inputs.transpose(0, 1), want[key.format("X_best")], 1e-4, key)
     loss = float(want[key.format("loss")])
     assert abs(found.loss - loss) <= 2e-2 * loss, key
-    close(
-        torch.tensor(list(found.cosines.values())),
-        want[key.format("per_tensor_cos")],
-        1e-4 if steps <= 20 else 0.1,
-        key,
-    )
+    if steps <= 20:
+        close(found.inputs.transpose(0, 1), want[key.format("X_best")], 1e-4, key)
+        close(torch.tensor(list(found.cosines.values())), want[key.format("per_tensor_cos")], 1e-4, key)
 
 
 def construct_swiglu(facts: Mapping[str, Any], inputs: Named, want: Named) -> None:

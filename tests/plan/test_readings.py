@@ -55,3 +55,10 @@ def test_small_scopes(models: Path) -> None:
     """A tensor of ten is counted coarsely, then finely, unless it is held."""
     assert counts(models, {"ties": {"scope": "tensor"}}, 0)[1] == 3.0
     assert counts(models, {"ties": {"scope": "tensor"}}, 1 << 10)[1] == 1.0
+
+
+def test_sums_of_one_level_share_a_sweep(models: Path) -> None:
+    """DARE's L1 rescaling takes two sums of a tensor; swept, they cost one reading and the merge another."""
+    dare = [{"dare": {"density": 0.5, "rescale": "l1"}}, "task_arithmetic"]
+    assert counts(models, dare, 0) == [2.0, 2.0]
+    assert counts(models, dare, 1 << 24) == [1.0, 1.0]

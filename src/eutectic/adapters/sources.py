@@ -1,7 +1,7 @@
 """Adapters as sources: the differences they make, or the whole model with them folded in."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -29,9 +29,9 @@ class DeltaSource:
 
     def __init__(self, adapter: Adapter, name: str, base: Source | None = None) -> None:
         self._adapter = adapter
-        self._name = name
+        self.name = name
         self._base = base
-        self._header = {edit.name: self._spec(edit) for edit in adapter.edits.values()}
+        self.header = {edit.name: self._spec(edit) for edit in adapter.edits.values()}
 
     @property
     def adapter(self) -> Adapter:
@@ -39,19 +39,9 @@ class DeltaSource:
         return self._adapter
 
     @property
-    def name(self) -> str:
-        """The adapter's folder."""
-        return self._name
-
-    @property
     def base_name(self) -> str | None:
         """The base the adapter was trained on, as its author called it; information only."""
         return self._adapter.config.base_name
-
-    @property
-    def header(self) -> Mapping[str, TensorSpec]:
-        """The tensors the adapter changes."""
-        return self._header
 
     def read_into(self, name: str, start: int, out: Buffer) -> None:
         """Fills `out` with the bytes of elements `start, start + 1, ...` of the difference of tensor `name`.
@@ -59,7 +49,7 @@ class DeltaSource:
         Raises:
             CheckpointError: when a file cannot be read, or the adapter holds NaN or infinity.
         """
-        spec = find(self._header, name, self._name)
+        spec = find(self.header, name, self.name)
         _fill(self._adapter.deltas, self._adapter.edits[name], spec, start, out)
 
     def will_need(self, name: str, start: int, stop: int) -> None:
@@ -114,24 +104,14 @@ class FoldedSource:
 
     def __init__(self, adapter: Adapter, name: str, base: Source) -> None:
         self._adapter = adapter
-        self._name = name
+        self.name = name
         self._base = base
-        self._header = dict(base.header) | {edit.name: self._spec(edit) for edit in adapter.edits.values()}
-
-    @property
-    def name(self) -> str:
-        """The base and the adapter."""
-        return self._name
+        self.header = dict(base.header) | {edit.name: self._spec(edit) for edit in adapter.edits.values()}
 
     @property
     def base_name(self) -> str | None:
         """The base the adapter was trained on, as its author called it; information only."""
         return self._adapter.config.base_name
-
-    @property
-    def header(self) -> Mapping[str, TensorSpec]:
-        """The base's tensors in its order, then those that only the adapter has."""
-        return self._header
 
     def read_into(self, name: str, start: int, out: Buffer) -> None:
         """Fills `out` with the bytes of elements `start, start + 1, ...` of tensor `name`.
@@ -145,7 +125,7 @@ class FoldedSource:
         elif _stored(edit):
             self._adapter.file.read_into(str(edit.full), start, out)
         else:
-            _fill(self._adapter.weights, edit, find(self._header, name, self._name), start, out)
+            _fill(self._adapter.weights, edit, find(self.header, name, self.name), start, out)
 
     def will_need(self, name: str, start: int, stop: int) -> None:
         """Passes the hint on to the file that is read; factors are read whole and kept."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eutectic.api.recipes import read
-from eutectic.api.runs import Plan, calibrate, download, plan
+from eutectic.api.runs import calibrate, download, plan
 from eutectic.api.statistics import open_store
 from eutectic.calibrate.entropy import tasks_of
 from eutectic.calibrate.prepare import jobs
@@ -17,8 +17,8 @@ from eutectic.engine.events import Observer
 from eutectic.engine.meter import Meter
 from eutectic.engine.staged import staged
 from eutectic.errors import CalibrationError, OutputError, OverBudget
-from eutectic.plan.build import default_memory
-from eutectic.quantities import format_bytes, parse_bytes
+from eutectic.plan.build import budget_of
+from eutectic.quantities import format_bytes
 from eutectic.recipe.model import Output, Recipe
 from eutectic.search.adamerging import used
 from eutectic.search.coefficients import By, check_recipe, coefficients_of, heads_of, written
@@ -129,10 +129,10 @@ def plan_learning(
     """
     how = Descent(steps, rate, batches, clamp, transductive)
     given = read(recipe)
-    _check(how)
+    check_positive({"steps": steps, "batches": batches, "rate": rate})
     check_recipe(given, by)
     check_held_out(given, transductive)
-    budget = parse_bytes(memory) if memory is not None else default_memory()
+    budget = budget_of(memory)
     shown = given.model_copy(update={"output": Output(dtype="float32")})
 
     def made(room: int) -> Learning:
@@ -146,7 +146,8 @@ def plan_learning(
             size = sum(deltas_bytes(site) for site in planned.merged if site.spec.name in kept)
             results = open_store(store).results(facts(planned, found, how, tasks))
         except BaseException:
-            _close(planned)
+            for each in planned.inputs:
+                each.source.close()
             raise
         return Learning(given, planned, found, how, tasks, kept, {**memory_of, "deltas": size}, budget, results)
 
@@ -156,7 +157,7 @@ def plan_learning(
         learning = made(error.needed)
     if learning.peak <= budget:
         return learning
-    _close(learning.plan)
+    learning.close()
     fixed = learning.peak - learning.plan.memory.peak
     try:
         return made(max(budget - fixed, 1))
@@ -227,15 +228,15 @@ def check_held_out(recipe: Recipe, transductive: bool) -> None:
             )
 
 
-def _check(how: Descent) -> None:
-    for name, value in (("steps", how.steps), ("batches", how.batches), ("rate", how.rate)):
+def check_positive(numbers: Mapping[str, float]) -> None:
+    """Checks that settings are above 0.
+
+    Raises:
+        CalibrationError: when one is not.
+    """
+    for name, value in numbers.items():
         if value <= 0:
             raise CalibrationError(f"{name}: expected a number above 0, found {value}")
-
-
-def _close(planned: Plan) -> None:
-    for each in planned.inputs:
-        each.source.close()
 
 
 __all__ = ["Descent", "Learned", "Learning", "check_held_out", "learn", "plan_learning"]

@@ -37,10 +37,9 @@ from eutectic.engine.verify import Verification
 from eutectic.engine.verify import verify as verify_plan
 from eutectic.errors import CheckpointError, OverBudget, RecipeError
 from eutectic.numerics.tensors import torch
-from eutectic.plan.build import build, default_memory
+from eutectic.plan.build import budget_of, build
 from eutectic.plan.inputs import open_donor, open_inputs
 from eutectic.plan.steps import Plan
-from eutectic.quantities import parse_bytes
 from eutectic.recipe.model import Recipe
 from eutectic.recipe.parse import read_recipe
 
@@ -76,7 +75,7 @@ def plan(
     """
     read_one = read(recipe)
     _check_device(device)
-    budget = parse_bytes(memory) if memory is not None else default_memory()
+    budget = budget_of(memory)
     kept = open_store(store)
     planned = _plan(read_one, budget, threads, device, offline, kept.folder)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eutectic.api import models
-from eutectic.api.learning import check_held_out
+from eutectic.api.learning import check_held_out, check_positive
 from eutectic.api.recipes import read
 from eutectic.api.runs import Plan, download, plan
 from eutectic.api.statistics import open_store
@@ -27,8 +27,8 @@ from eutectic.checkpoint.writer import lay_out_file
 from eutectic.engine.events import Calibrating, Observer
 from eutectic.errors import CalibrationError, CheckpointError, OutputError, OverBudget, nearest
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.plan.build import default_memory
-from eutectic.quantities import format_bytes, parse_bytes
+from eutectic.plan.build import budget_of
+from eutectic.quantities import format_bytes
 from eutectic.recipe.model import Recipe
 from eutectic.search.surgery import FeatureAdapter, fit
 from eutectic.stats.store import Outcome, Results
@@ -213,13 +213,11 @@ def plan_surgery(
         CheckpointError: when a model is missing or broken.
     """
     given = read(recipe)
-    for name, value in (("rank", rank), ("steps", steps), ("batches", batches), ("rate", rate)):
-        if value <= 0:
-            raise CalibrationError(f"{name}: expected a number above 0, found {value}")
+    check_positive({"rank": rank, "steps": steps, "batches": batches, "rate": rate})
     if given.calibration is None:
         raise CalibrationError("surgery looks at data; add calibration: {data: FILE} to the recipe")
     check_held_out(given, transductive)
-    budget = parse_bytes(memory) if memory is not None else default_memory()
+    budget = budget_of(memory)
     planned = plan(given, memory=budget, offline=offline, store=store)
     opened = models.open(merged)
     try:

@@ -6,6 +6,7 @@ Departs: anchors follow the direction of descent, as the published code does; eq
 opposite one, whose loss cannot reach 0. Blocks always run without dropout.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,9 +142,7 @@ def weight_rows(expert: Named, shape: Sequence[int], generator: "torch.Generator
     if not matrices:
         raise CalibrationError(f"expected a matrix over {width} channels to start anchors from; take init: gaussian")
     pool = torch.cat(matrices)
-    tokens = 1
-    for axis in middle:
-        tokens *= axis
+    tokens = math.prod(middle)
     wanted = n * tokens
     if len(pool) >= wanted:
         rows = pool[torch.randperm(len(pool), generator=generator)[:wanted]]

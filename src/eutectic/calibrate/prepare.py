@@ -36,6 +36,8 @@ _SHARED = {Role.QUERY: 0, Role.KEY: 0, Role.VALUE: 0, Role.UP: 1, Role.GATE: 1}
 _TRANSPOSED = frozenset(("gpt2", "openai-gpt", "imagegpt", "decision_transformer"))
 #: A layer's temporaries, in copies of its widest activation.
 _TEMPORARIES = 8
+#: How classes are called that predict the next token, and others that predict one for each place.
+_CAUSAL, _WORDS = ("CausalLM", "LMHeadModel"), ("ConditionalGeneration", "MaskedLM")
 #: More prompts than a head has classes.
 _EVERY = 2**31
 #: What a backward pass keeps of each block, in copies of its hidden state.
@@ -71,6 +73,11 @@ class Job:
     def runs(self) -> Checkpoint:
         """The checkpoint whose config says how it runs."""
         return self.base if self.model.deltas and self.base is not None else self.model
+
+    @property
+    def architecture(self) -> str:
+        """The class that its config names; empty where it names none."""
+        return str((self.runs.config.get("architectures") or [""])[0])
 
     def at_base(self, plan: Plan) -> tuple[Checkpoint, Weights]:
         """Returns how the base runs for this model's task, and its weights: under the model's own head, if it has one.
@@ -245,7 +252,7 @@ def _check(plan: Plan, demand: Demand, job: Job) -> None:
     if not isinstance(demand.statistic, OfGradients):
         return
     check_head_of(plan, job)
-    causal = str((job.runs.config.get("architectures") or [""])[0]).endswith(("CausalLM", "LMHeadModel"))
+    causal = job.architecture.endswith(_CAUSAL)
     ready = [row.label is not None or "labels" in (row.inputs or {}) for row in job.samples.rows]
     if demand.statistic.labelled and not all(ready) and not causal:
         raise CalibrationError(
@@ -416,14 +423,8 @@ def backward_bytes(plan: Plan, job: Job) -> int:
     """Bytes that one batch of a model's samples keeps for a backward pass, the logits of its head included."""
     cost = _Cost(plan, job, [])
     tables = [shape[0] for name, shape in job.weights.names.items() if len(shape) == 2 and "embed" in name]
-    predicts = section(plan).head is None and is_causal(job)
+    predicts = section(plan).head is None and job.architecture.endswith((*_CAUSAL, *_WORDS))
     return cost.backward + (cost.batch * cost.length * max(tables, default=0) * 4 * 3 if predicts else 0)
-
-
-def is_causal(job: Job) -> bool:
-    """Whether a model predicts the next token."""
-    kind = str((job.runs.config.get("architectures") or [""])[0])
-    return kind.endswith(("CausalLM", "LMHeadModel", "ConditionalGeneration", "MaskedLM"))
 
 
 def spills(plan: Plan, job: Job) -> bool:

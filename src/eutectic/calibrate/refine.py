@@ -5,6 +5,7 @@ Blocks know nothing of one another, so they are solved side by side, and a finis
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
@@ -146,7 +147,7 @@ class Refinement:
     def held(self, unit: Unit) -> int:
         """Bytes that solving one unit holds at most."""
         shapes = [tuple(p.shape) for p in unit.module.parameters()]
-        block = 4 * sum(_product(shape) for shape in shapes)
+        block = 4 * sum(math.prod(shape) for shape in shapes)
         widths = sum(shape[0] for shape in shapes if len(shape) > 1) + sum(s[-1] for s in shapes if len(s) > 1)
         tokens = self.anchor_tokens(unit)
         rows, all_rows = self.said.count * tokens, self.said.count * tokens * len(self.models)
@@ -260,7 +261,7 @@ class Refinement:
                     pairs.append((found, block(expert, found)))
         trained = self.trained(unit)
         start = unit.read(self.skeleton, under_fit)
-        groups = [Group(each, weight) for each, weight in zip(differences, self.weights, strict=False)]
+        groups = [Group(each, weight) for each, weight in zip(differences, self.weights, strict=True)]
         if self.said.start == "merged":
             groups = [Group({name: start[name] - base[name] for name in base}, 1.0)]
         # What is not trained stays as it is in what is refined.
@@ -333,13 +334,6 @@ class Refinement:
         text = f"{self.seed}\0{unit.name}\0{what}"
         number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "little")
         return torch.Generator().manual_seed(number)
-
-
-def _product(shape: tuple[int, ...]) -> int:
-    found = 1
-    for axis in shape:
-        found *= axis
-    return found
 
 
 def _width(unit: Unit) -> int:

@@ -198,6 +198,7 @@ class ShardWriter:
         self.layout = layout
         self._descriptors: list[int] = []
         self._direct: list[int | None] = []
+        self._past_cache = True
         self._dirty: set[int] = set()
         self._broken = False
         try:
@@ -270,7 +271,7 @@ class ShardWriter:
         """Writes a large buffer up to its last whole page, past the cache; returns how many bytes those are."""
         direct, head = self._direct[number], -offset % PAGE
         pages = (len(view) - head) // PAGE * PAGE
-        if direct is None or pages < LEAST_DIRECT:
+        if direct is None or pages < LEAST_DIRECT or not self._past_cache:
             return 0
         if head and os.pwrite(self._descriptors[number], view[:head], offset) < head:
             return 0
@@ -279,8 +280,7 @@ class ShardWriter:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            self._direct[number] = None  # opened, but not written: a filesystem with other ideas of alignment
-            os.close(direct)
+            self._past_cache = False  # opened, but not written: a filesystem with other ideas of alignment
             return 0
 
     def sync(self) -> None:

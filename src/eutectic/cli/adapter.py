@@ -8,7 +8,7 @@ import typer
 
 from eutectic.api import adapters, models, recipes, runs
 from eutectic.cli.merge import carry_out
-from eutectic.cli.options import AsJson, Memory, Offline, Threads
+from eutectic.cli.options import AsJson, Memory, Offline, Quiet, Threads
 from eutectic.cli.show import put
 from eutectic.errors import RecipeError
 
@@ -17,7 +17,6 @@ Rank = Annotated[int | None, typer.Option(help="The most that an update may have
 Error = Annotated[float | None, typer.Option(help="The share of each update's norm that may be lost, such as 0.05.")]
 Dtype = Annotated[str, typer.Option(help="Type of the output: float32, bfloat16, float16, or as-base.")]
 Weights = Annotated[list[float] | None, typer.Option("--weight", "-w", help="How much of each adapter, in order.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 Names = Annotated[list[str], typer.Argument(help="Adapters.")]
 
 adapter = typer.Typer(

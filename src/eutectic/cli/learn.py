@@ -8,7 +8,7 @@ import typer
 
 from eutectic.api import learning
 from eutectic.cli.bar import Bar
-from eutectic.cli.options import AsJson, Memory, Offline, RecipeFile, Store, Threads
+from eutectic.cli.options import AsJson, Memory, Offline, Quiet, RecipeFile, Store, Threads, Transductive
 from eutectic.cli.show import Failure, put
 from eutectic.errors import EutecticError
 from eutectic.quantities import format_bytes, format_seconds
@@ -36,13 +36,13 @@ def learn(
         typer.Option(help="Where weights start. Default: the recipe's own, or 0.3.", show_default=False),
     ] = None,
     clamp: Annotated[bool, typer.Option(help="Keep weights from 0 to 1.")] = True,
-    transductive: Annotated[bool, typer.Option("--transductive", help="Allow test data.")] = False,
+    transductive: Transductive = False,
     memory: Memory = None,
     threads: Threads = None,
     store: Store = None,
     offline: Offline = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Learn the weights of a recipe's task arithmetic from unlabelled data (AdaMerging).
 

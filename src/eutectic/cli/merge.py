@@ -8,7 +8,7 @@ import typer
 from eutectic.api import runs
 from eutectic.cli.bar import Bar
 from eutectic.cli.flags import read_noted
-from eutectic.cli.options import AsJson, Device, Memory, Offline, RecipeFile, Store, Threads
+from eutectic.cli.options import AsJson, Device, Memory, Offline, Quiet, RecipeFile, Store, Threads
 from eutectic.cli.show import Failure, put
 from eutectic.errors import EutecticError, OutputError
 from eutectic.quantities import format_bytes, format_seconds
@@ -26,7 +26,7 @@ def merge(
     offline: Offline = False,
     store: Store = None,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Merge models by a recipe. Run the same command again to resume after a stop."""
     out = _output(folder, out)

@@ -21,3 +21,5 @@ Store = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Do not download.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Transductive = Annotated[bool, typer.Option("--transductive", help="Allow test data.")]

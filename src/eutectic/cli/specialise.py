@@ -7,7 +7,7 @@ import typer
 
 from eutectic.api import runs
 from eutectic.cli.merge import carry_out
-from eutectic.cli.options import AsJson, Memory, Offline, Threads
+from eutectic.cli.options import AsJson, Memory, Offline, Quiet, Threads
 
 
 def specialise(
@@ -22,7 +22,7 @@ def specialise(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over instead of resuming.")] = False,
     offline: Offline = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make the model of one task from an output that holds parts for several.
 

@@ -7,7 +7,7 @@ import typer
 
 from eutectic.api import surgery as verbs
 from eutectic.cli.bar import Bar
-from eutectic.cli.options import AsJson, Memory, Offline, RecipeFile, Store
+from eutectic.cli.options import AsJson, Memory, Offline, Quiet, RecipeFile, Store, Transductive
 from eutectic.cli.show import Failure, put
 from eutectic.errors import EutecticError
 
@@ -23,13 +23,13 @@ def surgery(
         str | None,
         typer.Option(help="mean, first, last or pooler. Default: the recipe's head's, or mean.", show_default=False),
     ] = None,
-    transductive: Annotated[bool, typer.Option("--transductive", help="Allow test data.")] = False,
+    transductive: Transductive = False,
     only_plan: Annotated[bool, typer.Option("--plan", help="Show what it would do, and stop.")] = False,
     memory: Memory = None,
     store: Store = None,
     offline: Offline = False,
     as_json: AsJson = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Fit adapters of a merged model's features to its experts' (Representation Surgery).
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -102,22 +102,17 @@ class CoordinateSource:
         self._bases, self._number = bases, number
         dtype = DTYPES["F64" if bases.double else "F32"]
         self._at: dict[str, tuple[FactorSite, int, int]] = {}  # site, its feed, which part of the coordinates
-        self._header: dict[str, TensorSpec] = {}
+        self.header: dict[str, TensorSpec] = {}
         for site in bases.sites.values():
             for at, feed in enumerate(site.feeds):
                 if feed.model == number:
                     for part, (name, shape) in enumerate(bases.shapes(site).items()):
-                        self._at[name], self._header[name] = (site, at, part), TensorSpec(name, shape, dtype)
+                        self._at[name], self.header[name] = (site, at, part), TensorSpec(name, shape, dtype)
 
     @property
     def name(self) -> str:
         """The adapter's."""
         return self._bases.models[self._number].source.name
-
-    @property
-    def header(self) -> Mapping[str, TensorSpec]:
-        """The coordinates of every update of the adapter."""
-        return self._header
 
     def read_into(self, name: str, start: int, out: Buffer) -> None:
         """Fills `out` with the bytes of elements `start, start + 1, ...` of the coordinates of update `name`.
@@ -125,7 +120,7 @@ class CoordinateSource:
         Raises:
             CheckpointError: when an adapter cannot be read.
         """
-        spec = find(self._header, name, self.name)
+        spec = find(self.header, name, self.name)
         first = first_byte(spec, start, out.size)
         site, at, part = self._at[name]
         values = parts(self._bases.of(site))[part][at]

@@ -172,8 +172,8 @@ class Executor:
             spans = [span for chain in chains for span in self._shown(request, chain, every)]
             whole = any(chain.sees_whole(request) for chain in chains)
             workers = self._workers[: self._schedule.whole_threads] if whole else self._workers
-            every_states = [states, *(copy.deepcopy(states) for _ in workers[1:])]
-            mine = dict(zip(map(id, workers), every_states, strict=True))
+            copies = [{each: copy.deepcopy(own) for each, own in states.items()} for _ in workers[1:]]
+            mine = dict(zip(map(id, workers), [states, *copies], strict=True))
 
             def show(worker: Worker, span: Span) -> None:
                 rows = worker.load(span.chain, span.start, span.stop)
@@ -181,7 +181,9 @@ class Executor:
                     request.statistic.update(state, span.chain.seen(request, rows))
 
             self._share(spans, show, "measuring", workers)
-            return {request: _joined(request.statistic, [each[request] for each in every_states]) for request in states}
+            return {
+                request: _joined(request.statistic, [each[request] for each in mine.values()]) for request in states
+            }
 
         states = {request: request.statistic.init(parts, len(first.site.models), first.double) for request in requests}
         return _finished(states, walk, partial(self._alike, chains))

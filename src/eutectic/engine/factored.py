@@ -105,13 +105,13 @@ class FactoredSource:
         name: str,
         saved: Source | None = None,
     ) -> None:
-        self._maker, self._parts, self._name, self._saved = maker, parts, name, saved
+        self._maker, self._parts, self.name, self._saved = maker, parts, name, saved
         self._site: dict[str, FactorSite] = {}
-        self._header: dict[str, TensorSpec] = {}
+        self.header: dict[str, TensorSpec] = {}
         for site in sites:
             for spec in site.specs:
-                self._site[spec.name], self._header[spec.name] = site, spec
-        self._header |= saved.header if saved is not None else {}
+                self._site[spec.name], self.header[spec.name] = site, spec
+        self.header |= saved.header if saved is not None else {}
         self._sites = tuple(sites)
         self._lock = threading.Lock()
         self._place = {site.name: at for at, site in enumerate(sites)}
@@ -119,23 +119,13 @@ class FactoredSource:
         self._kept: OrderedDict[str, Factors] = OrderedDict()
         self._losses: dict[str, Loss] = {}
 
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return self._name
-
-    @property
-    def header(self) -> Mapping[str, TensorSpec]:
-        """A and B of every module, then what is stored in full."""
-        return self._header
-
     def read_into(self, name: str, start: int, out: Buffer) -> None:
         """Fills `out` with the bytes of elements `start, start + 1, ...` of a factor.
 
         Raises:
             CheckpointError: when an adapter cannot be read, or holds NaN or infinity.
         """
-        spec = find(self._header, name, self._name)
+        spec = find(self.header, name, self.name)
         first = first_byte(spec, start, out.size)
         if name not in self._site:
             assert self._saved is not None  # the header lists it

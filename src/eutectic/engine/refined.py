@@ -1,7 +1,6 @@
 """A merge whose blocks were solved from anchors, as a source: those tensors come from the store, the others from it."""
 
 import threading
-from collections.abc import Mapping
 
 import numpy as np
 
@@ -22,26 +21,16 @@ class Refined:
 
     def __init__(self, refinement: Refinement, reference: str) -> None:
         self.refinement = refinement
-        self._name = reference
+        self.name = reference
         under = refinement.under.source
         wide = DTYPES["F32"]
-        self._header = {
+        self.header = {
             name: TensorSpec(name, spec.shape, wide) if name in refinement.refined else spec
             for name, spec in under.header.items()
         }
         self._under = under
         self._lock = threading.Lock()
         self._results: Results | None = None
-
-    @property
-    def name(self) -> str:
-        """What the plan calls it."""
-        return self._name
-
-    @property
-    def header(self) -> Mapping[str, TensorSpec]:
-        """The tensors; those of blocks in float32."""
-        return self._header
 
     def read_into(self, name: str, start: int, out: Buffer) -> None:
         """Fills `out` with elements `start, start + 1, ...` of a tensor.
@@ -56,7 +45,7 @@ class Refined:
             if self._results is None:
                 found = self.refinement.blocks()
                 if not found.finished:
-                    raise CalibrationError(f"{self._name}: its blocks are not solved yet; calibrate the plan first")
+                    raise CalibrationError(f"{self.name}: its blocks are not solved yet; calibrate the plan first")
                 found.names()  # opens its files, once for all threads
                 self._results = found
         out[:] = self._results.read(name, start, len(out) // 4).numpy().view(np.uint8)
@@ -69,7 +58,7 @@ class Refined:
     def read_cost(self, name: str) -> int:
         """Bytes of disk read to make the whole tensor once."""
         if name in self.refinement.refined:
-            return self._header[name].numel * 4
+            return self.header[name].numel * 4
         return self._under.read_cost(name)
 
     def fingerprint(self) -> str:

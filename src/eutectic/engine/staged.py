@@ -1,7 +1,7 @@
 """A recipe as a source: its merged tensors are made as they are read, so no intermediate checkpoint is written."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,6 @@ import numpy as np
 
 from eutectic.checkpoint.cast import Cast
 from eutectic.checkpoint.source import Buffer, Checkpoint
-from eutectic.checkpoint.spec import TensorSpec
 from eutectic.engine.chain import Chain, Room
 from eutectic.engine.execute import Executor, pieces, row_width
 from eutectic.engine.reader import Worker
@@ -30,26 +29,16 @@ class Staged:
 
     def __init__(self, plan: Plan, reference: str) -> None:
         self.plan = plan
-        self._name = reference
+        self.name = reference
         self._chains = {chain.part.name: chain for chain in chains_of(plan, reference)}
         self._copied = {each.spec.name: each for each in plan.copied}
         specs = [site.spec for site in plan.merged] + [each.spec for each in plan.copied]
         found = {spec.name: spec for spec in specs}
-        self._header = {name: found[name] for shard in plan.layout.shards for name in shard.offsets}
+        self.header = {name: found[name] for shard in plan.layout.shards for name in shard.offsets}
         self._executor = Executor(plan.inputs, plan.schedule, _Nowhere())
         self._lock = threading.Lock()
         self._settled = False
         self._own = threading.local()
-
-    @property
-    def name(self) -> str:
-        """What the recipe calls it."""
-        return self._name
-
-    @property
-    def header(self) -> Mapping[str, TensorSpec]:
-        """The tensors the inner recipe makes."""
-        return self._header
 
     def read_into(self, name: str, start: int, out: Buffer) -> None:
         """Fills `out` with elements `start, start + 1, ...` of a merged tensor.
@@ -63,7 +52,7 @@ class Staged:
             self._copy(copied, start, out)
             return
         chain = self._chains[name]
-        itemsize = self._header[name].dtype.bits // 8
+        itemsize = self.header[name].dtype.bits // 8
         if chain.site.locality is Locality.TENSOR:
             whole = self._whole(chain, itemsize)
             out[:] = whole[start * itemsize : start * itemsize + len(out)]

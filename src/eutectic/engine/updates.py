@@ -2,7 +2,7 @@
 
 import threading
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,21 +35,11 @@ class UpdateSource:
     def __init__(
         self, sites: Sequence[FactorSite], maker: Maker, parts: Sequence[Checkpoint], name: str, said: str
     ) -> None:
-        self._maker, self._parts, self._name, self._said = maker, parts, name, said
+        self._maker, self._parts, self.name, self._said = maker, parts, name, said
         self._sites = {site.name: site for site in sites}
-        self._header = {site.name: TensorSpec(site.name, site.dense_shape, DTYPES["F32"]) for site in sites}
+        self.header = {site.name: TensorSpec(site.name, site.dense_shape, DTYPES["F32"]) for site in sites}
         self._lock = threading.Lock()
         self._kept: OrderedDict[str, Product | NDArray[np.float32]] = OrderedDict()
-
-    @property
-    def name(self) -> str:
-        """How messages call it."""
-        return self._name
-
-    @property
-    def header(self) -> Mapping[str, TensorSpec]:
-        """The weights of all modules."""
-        return self._header
 
     def read_into(self, name: str, start: int, out: Buffer) -> None:
         """Fills `out` with the bytes of elements `start, start + 1, ...` of an update.
@@ -57,7 +47,7 @@ class UpdateSource:
         Raises:
             CheckpointError: when an adapter cannot be read, or holds NaN or infinity.
         """
-        spec = find(self._header, name, self._name)
+        spec = find(self.header, name, self.name)
         first_byte(spec, start, out.size)
         made = self._made(self._sites[name])
         count = out.size // 4

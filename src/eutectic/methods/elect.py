@@ -32,9 +32,19 @@ def elect(site: Site, *, tie: Literal["nobody", "majority", "plus"] = "nobody") 
     Args:
         tie: what an exactly zero vote elects.
     """
-    one = site.column([1.0] * site.n)
-    votes = site.deltas
-    mass = weighted_sum(one, votes.clamp(min=0)) + weighted_sum(one, votes.clamp(max=0))  # (*shape)
-    drawn = float(site.fold("majority")) if tie == "majority" else 1.0 if tie == "plus" else 0.0
-    elected = torch.where(mass == 0, drawn, mass.sign())  # (*shape); NaN where the sum is, and it stays one
-    return votes.where(votes * elected > 0, 0.0).where(~mass.isnan(), mass)
+    mass, elected = election(site.deltas, tie_sign(site, tie))
+    return site.deltas.where(site.deltas * elected > 0, 0.0).where(~mass.isnan(), mass)
+
+
+def tie_sign(site: Site, tie: str) -> int:
+    """Returns the sign an exact tie elects: 0 is nobody's. A `majority` is read from the fold of that name."""
+    if tie == "majority":
+        return int(site.fold("majority"))
+    return 1 if tie == "plus" else 0
+
+
+def election(votes: Tensor, tie: int) -> tuple[Tensor, Tensor]:
+    """Returns the sum of votes, (n, *shape) -> (*shape), and the sign it elects; NaN where the sum is."""
+    one = votes.new_ones(len(votes), *[1] * (votes.dim() - 1))
+    mass = weighted_sum(one, votes.clamp(min=0)) + weighted_sum(one, votes.clamp(max=0))
+    return mass, torch.where(mass == 0, float(tie), mass.sign())

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Literal
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, PerModelFraction, combine
+from eutectic.methods.elect import election, tie_sign
 from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import Combination, Numbers, Trim
 from eutectic.numerics.tensors import Tensor, torch
@@ -32,13 +33,6 @@ def _folds(
     return folds
 
 
-def _tie(site: Site, tie: str) -> int:
-    """Returns the sign an exact tie elects: 0 is nobody's."""
-    if tie == "majority":
-        return int(site.fold("majority"))
-    return 1 if tie == "plus" else 0
-
-
 def _fused(
     site: Site, *, density: Numbers, weight: Numbers, scale: float, average: str, tie: str, **_: object
 ) -> Combination:
@@ -49,7 +43,7 @@ def _fused(
         "max": "agree_max",
     }
     trims = (Trim(site.fold("cut")),) if min(density) < 1 else ()
-    return Combination(weight, "deltas", 1.0, scale, names[average], _tie(site, tie), trims)  # type: ignore[arg-type]
+    return Combination(weight, "deltas", 1.0, scale, names[average], tie_sign(site, tie), trims)  # type: ignore[arg-type]
 
 
 @combine(
@@ -85,16 +79,14 @@ def ties(
     if not bool((density >= 1).all()):
         votes = votes * (votes.abs() >= site.column(site.fold("cut")))  # a NaN times 0 is a NaN: it is seen
     votes = weight * votes  # (n, *shape)
-    one = torch.ones_like(weight)
-    mass = weighted_sum(one, votes.clamp(min=0)) + weighted_sum(one, votes.clamp(max=0))  # (*shape)
-    elected = torch.where(mass == 0, float(_tie(site, tie)), mass.sign())  # (*shape)
+    mass, elected = election(votes, tie_sign(site, tie))  # (*shape)
     agree = votes * elected > 0  # (n, *shape)
     if average == "max":
         merged = (votes * elected).where(agree, 0.0).amax(0) * elected
     else:
         merged = weighted_sum(agree.to(votes), votes.where(agree, 0.0))
         if average != "sum":
-            shares = one if average == "count" else weight
+            shares = torch.ones_like(weight) if average == "count" else weight
             total = weighted_sum(shares, agree.to(votes))  # (*shape), 0 where nobody agrees
             merged = merged / total.where(total != 0, 1.0)
     return site.base + scale * merged.where(~mass.isnan(), mass)

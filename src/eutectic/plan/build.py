@@ -23,6 +23,7 @@ from eutectic.plan.readings import readings
 from eutectic.plan.spans import check_spans, work_doubles
 from eutectic.plan.steps import Dropped, Merged, Plan, read_cost
 from eutectic.plan.vocabulary import bridge
+from eutectic.quantities import parse_bytes
 from eutectic.recipe.model import Recipe
 
 #: Share of the machine's memory that a run may hold when nobody says otherwise.
@@ -80,7 +81,7 @@ def build(
     else:  # differences are no model, and nothing should take them for one
         layout, sidecars = lay_out_one(fates.order, DELTA, metadata | {"eutectic_deltas": "true"}), ()
     double = work_doubles(recipe, fates.merged)
-    budget = default_memory() if memory is None else memory
+    budget = budget_of(memory)
     planned, held = schedule(
         fates.merged,
         double,
@@ -151,6 +152,11 @@ def _roundings(recipe: Recipe, inputs: Sequence[Checkpoint]) -> list[str]:
         for checkpoint in inputs
         if isinstance(checkpoint.source, Cast)
     ]
+
+
+def budget_of(said: str | int | None) -> int:
+    """Returns the bytes that a user gave a run, or the default."""
+    return default_memory() if said is None else parse_bytes(said)
 
 
 def default_memory() -> int:

@@ -51,36 +51,26 @@ def extras_bytes(site: Merged, start: int, elements: int) -> list[int]:
 
 def site_folds(site: Merged) -> list[Statistic]:
     """Returns every statistic a site's chain declares, the ones they come after included."""
-    found: list[Statistic] = []
-    for step in site.steps:
-        found += [coefficient.source().statistic for coefficient in step.coefficients.values()]
-        found += _folds_of(step, len(site.models))
-    return _with_after(found)
+    return list(dict.fromkeys(statistic for level in fold_levels(site) for statistic in level))
 
 
 def fold_levels(site: Merged) -> list[list[Statistic]]:
     """Returns a site's statistics in groups that one walk may take: those of a step that wait for equally many."""
     depths: dict[tuple[int, int], list[Statistic]] = defaultdict(list)
-
-    def depth(statistic: Statistic) -> int:
-        return max((1 + depth(each) for each in statistic.after), default=0)
-
+    n = len(site.models)
     for position, step in enumerate(site.steps):
-        for statistic in dict.fromkeys(_with_after(_folds_of(step, len(site.models)))):
-            depths[position, depth(statistic)].append(statistic)
+        ones = dict.fromkeys(step.coefficients, (1.0,) * n)
+        wanted = list(step.method.folds(**(ones | dict(step.values))).values())
+        for statistic in wanted:  # what a statistic comes after is wanted too
+            wanted.extend(each for each in statistic.after if each not in wanted)
+        for statistic in dict.fromkeys(wanted):
+            depths[position, _depth(statistic)].append(statistic)
     sources = (each.source().statistic for step in site.steps for each in step.coefficients.values())
     return [list(dict.fromkeys(sources)), *depths.values()]
 
 
-def _folds_of(step: ResolvedStep, n: int) -> list[Statistic]:
-    ones = dict.fromkeys(step.coefficients, (1.0,) * n)
-    return list(step.method.folds(**(ones | dict(step.values))).values())
-
-
-def _with_after(found: list[Statistic]) -> list[Statistic]:
-    for statistic in found:
-        found.extend(each for each in statistic.after if each not in found)
-    return found
+def _depth(statistic: Statistic) -> int:
+    return max((1 + _depth(each) for each in statistic.after), default=0)
 
 
 def must_be_whole(site: Merged) -> bool:

@@ -11,6 +11,7 @@ asked for.
 import random
 from dataclasses import dataclass
 
+from eutectic.calibrate.entropy import drawn
 from eutectic.numerics.adam import Adam
 from eutectic.numerics.tensors import Tensor, torch
 
@@ -79,9 +80,9 @@ def fit(
     """
     down, up = Adam(start.down.clone(), rate), Adam(start.up.clone(), rate)
     for step in range(1, steps + 1):
-        drawn = random.Random(f"{seed} {task} {step}").sample(range(len(merged)), min(batches * size, len(merged)))
-        for first in range(0, len(drawn), size):
-            chosen = drawn[first : first + size]
+        order = drawn(len(merged), batches * size, seed, task, step)
+        for first in range(0, len(order), size):
+            chosen = order[first : first + size]
             found = FeatureAdapter(down.values, up.values).derivatives(merged[chosen], expert[chosen])
             down.step(found[0])
             up.step(found[1])

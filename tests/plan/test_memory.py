@@ -95,7 +95,7 @@ def test_what_is_counted(large: Path) -> None:
 def test_held_or_swept(large: Path) -> None:
     """A tensor with statistics of its own is held when the budget allows, and then read once."""
     method = METHODS["ties tensor"]
-    roomy, tight = (plan(asked(large, method), memory=budget, threads=1) for budget in (1 << 34, 40 * MIB))
+    roomy, tight = (plan(asked(large, method), memory=budget, threads=1) for budget in (1 << 34, 50 * MIB))
     assert roomy.schedule.resident_bytes >= 3 * 2 * 2_000_000
     assert tight.schedule.resident_bytes < 3 * 2 * 2_000_000
     assert roomy.sweeps == 1

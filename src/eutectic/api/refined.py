@@ -10,7 +10,6 @@ from eutectic.calibrate.refine import Refinement
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.engine.refined import Refined, refined
 from eutectic.engine.staged import Staged
-from eutectic.errors import RecipeError
 from eutectic.plan.build import build
 from eutectic.plan.inputs import open_inputs
 from eutectic.plan.steps import Plan
@@ -74,8 +73,8 @@ def _weights(recipe: Recipe) -> tuple[float, ...]:
     """The weight of each model's task vector; the check of the recipe has seen that it is one number."""
     step = recipe.method[0]
     weight, scale = step.parameters.get("weight", 1.0), step.parameters.get("scale", 1.0)
-    if not isinstance(weight, int | float) or not isinstance(scale, int | float):
-        raise RecipeError(f"expected one number as weight of task_arithmetic, found {weight}")
+    assert isinstance(weight, int | float)
+    assert isinstance(scale, int | float)
     total = float(weight) * float(scale)
     if step.parameters.get("normalize") and weight:
         total = float(scale) / len(recipe.models)

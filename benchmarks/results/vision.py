@@ -30,7 +30,9 @@ class Classifier(torch.nn.Module):
 
     def __init__(self, weights: Mapping[str, Tensor], head: Tensor, mean: Tensor) -> None:
         super().__init__()
-        network = import_module("efficientnet_lite_pytorch").EfficientNet.from_name("efficientnet-lite0")
+        network = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(
+            "efficientnet-lite0", image_size=SIDE
+        )
         for name, part in list(network.named_children()):
             if name != "_fc":
                 self.add_module(name, part)

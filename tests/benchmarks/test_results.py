@@ -1,0 +1,88 @@
+"""The parts of the results' script that decide what the page says."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("transformers")
+
+from benchmarks.results.claims import CLAIMS, Claim
+from benchmarks.results.report import END, MARK, Line, lines_of, spread, table, verdict, write
+from benchmarks.results.rows import ROWS
+from benchmarks.results.run import BASE, EXPERTS, Evaluation, Scores, digest_of, pack, unpack
+
+
+def made(row: str, hits: dict[str, list[bool]], sample: int = 0, **more: object) -> Evaluation:
+    """One merge of two tasks of two rows."""
+    facts = {"number": None, "split": "test", "seconds": 1.0, **more}
+    return Evaluation(digest_of(row, sample, facts), "lora", row, sample=sample, hits=hits, **facts)  # type: ignore[arg-type]
+
+
+def scores() -> list[Evaluation]:
+    """Experts right in all and in half of the rows; an average right in half and in half."""
+    half, none = [True, False], [False, False]
+    return [
+        made(EXPERTS, {"a": [True, True], "b": half}),
+        made(BASE, {"a": none, "b": none, "fortunes": half}),
+        made("average", {"a": half, "b": half, "fortunes": none}),
+        made("average", {"a": half, "b": half}, split="validation", number=0.5),
+        made("Fisher", {"a": [True, True], "b": half, "fortunes": half}, sample=1),
+        made("Fisher", {"a": half, "b": none, "fortunes": none}, sample=2, seconds=3.0),
+    ]
+
+
+def test_flags_survive_being_written() -> None:
+    """Zeros in front are kept, and a count that does not fit is refused."""
+    for flags in ([], [False, False, True], [True] * 9):
+        assert unpack(pack(flags)) == flags
+    with pytest.raises(ValueError, match="expected 4 flags, found 3"):
+        unpack("4:9")
+
+
+def test_lines_are_shares_of_the_experts() -> None:
+    """The average is right in half of task a, where its expert is in all, and as good as its expert in b."""
+    lines = lines_of({each.digest: each for each in scores()})
+    assert list(lines) == [BASE, EXPERTS, "average", "Fisher"]
+    assert (lines["average"].means, lines["average"].shares, lines["average"].unseen) == ((50.0,), (75.0,), (0.0,))
+    assert lines["Fisher"].shares == (100.0, 25.0)
+    assert lines["Fisher"].seconds == 3.0
+    assert "| Fisher |  | 62.5 (25.0 to 100.0) | 50.0 (25.0 to 75.0) | 25.0 (0.0 to 50.0) | 2 | 3 |" in table(lines)
+    assert lines_of({}) == {}
+
+
+def test_verdicts() -> None:
+    """A difference above the noise decides; a row that was not run says nothing."""
+    lines = {name: Line(name, (1.0,), (share,), (), (None,), 0.0) for name, share in (("x", 80.0), ("y", 79.5))}
+    assert spread([80.0]) == "80.0"
+    assert "within noise" in (verdict(Claim("S", "t", "x", "y"), lines) or "")
+    assert "**held**" in (verdict(Claim("S", "t", "x", "y", noise=0.1), lines) or "")
+    assert "**did not hold**" in (verdict(Claim("S", "t", "y", "x", noise=0.1), lines) or "")
+    assert verdict(Claim("S", "t", "x", "z"), lines) is None
+    assert verdict(Claim("S", "t", "x", "y", "unseen"), lines) is None
+
+
+def test_claims_speak_of_rows_there_are() -> None:
+    """A row that is renamed must not silence a claim."""
+    assert {name for claim in CLAIMS for name in (claim.better, claim.than)} <= {row.name for row in ROWS}
+
+
+def test_the_page_keeps_its_words(tmp_path: Path) -> None:
+    """Only what stands between the marks is written; a line of scores that was cut off is passed over."""
+    kept = Scores(tmp_path / "lora.jsonl")
+    for each in scores():
+        kept.add(each)
+    with kept.file.open("a") as file:
+        file.write(json.dumps({"digest": "x"})[:-1])
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{MARK}\nold\n{END}\nafter\n")
+    write(tmp_path, page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "\nold\n" not in text
+    assert "## Six LoRA adapters" in text
+    assert "| Fisher | better than the average | 62.5 (25.0 to 100.0) | 75.0 | **did not hold** |" in text
+    page.write_text("no marks")
+    with pytest.raises(ValueError, match="expected the marks"):
+        write(tmp_path, page)

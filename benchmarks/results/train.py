@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from examples.text import scoring
 from torch import Tensor
 
 from benchmarks.results.text import SCALE, TASKS, TOKENS, Texts, held_out, within
-from examples.text import scoring
 
 EPOCHS = 2
 BATCH = 16

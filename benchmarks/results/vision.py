@@ -1,7 +1,7 @@
-"""The vision experts: EfficientNet-Lite0, which no recipe can run, so that its statistics come from `eutectic.statistics`.
+"""The vision experts: EfficientNet-Lite0, which no recipe can run: statistics come from `eutectic.statistics`.
 
-Images of 28 x 28 are resized to 48 x 48, grey repeated to three channels; features are pooled over the image, the frozen
-head's mean is taken off, and both are normalised. Batch statistics are the base's.
+Images of 28 x 28 are resized to 48 x 48, grey repeated to three channels; features are pooled over the image, the
+frozen head's mean is taken off, and both are normalised. Batch statistics are the base's.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,1 +1,1 @@
-"""What methods make of real experts: `python -m benchmarks.results` trains, merges, scores, writes `docs/results.md`."""
+"""What methods make of experts: `python -m benchmarks.results` trains, merges, scores and writes `docs/results.md`."""

@@ -25,6 +25,7 @@ VERBS = {
     "merge": "Merge models by a recipe.",
     "calibrate": "Take the statistics of data that a recipe asks for, ahead of the merge.",
     "learn": "Learn the weights of a recipe's task arithmetic from unlabelled data (AdaMerging).",
+    "search": "Search for the weights of a recipe's models by a score (LoraHub).",
     "surgery": "Fit adapters of a merged model's features to its experts' (Representation Surgery).",
     "stats": "List or delete stored statistics of data.",
     "plan": "Show what a merge costs and does.",

@@ -18,7 +18,7 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	@echo "installing into .venv (the first time takes a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,demo,dev]'
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[models,demo,search,dev]'
 	@touch $@
 
 demo: $(STAMP)

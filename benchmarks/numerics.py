@@ -34,6 +34,8 @@ METHODS = [
     "nearswap",
     "arcee_fusion",
 ]
+#: The mean of the experts, as users take it; the error is counted from the base all the same.
+EXPERTS_ALONE = {"karcher"}
 
 
 def exact_linear(base: Tensor, models: Tensor) -> Tensor:
@@ -79,8 +81,8 @@ def exact_multislerp(base: Tensor, models: Tensor) -> Tensor:
 
 
 def exact_karcher(base: Tensor, models: Tensor) -> Tensor:
-    """Steps along the mean logarithm over base and models until it vanishes; the tensors themselves, not their Gram."""
-    points = torch.cat([base[None], models]).flatten(1)
+    """Steps along the mean logarithm over the models until it vanishes; the tensors themselves, not their Gram."""
+    points = models.flatten(1)
     norms = points.norm(dim=1, keepdim=True)
     units = points / norms
     mean = units.mean(0)
@@ -174,6 +176,8 @@ def measure_method(name: str, options: argparse.Namespace, work: Path) -> dict[s
     base, experts = make_models.model_folders(options.params, options.experts, options.out, options.threads)
     inputs = recipes.inputs_of(name, base, experts)
     recipe = recipes.recipe(name, base, experts)
+    if name in EXPERTS_ALONE:
+        recipe["models"] = [str(path) for path in experts]
     measure.merge(recipe, work, memory=options.memory, threads=options.threads, keep=True)
     files, merged = [Files(folder) for folder in inputs], Files(work / "merged")
     exactly = exact_merge(name, files)

@@ -51,6 +51,7 @@ LATE_IMPORTS = {
     "eutectic.checkpoint.pickled": "torch: a header is read, and `inspect` answers, without it",
     "eutectic.cli.main": "the verbs' files: only the one that was called for is loaded",
     "eutectic.numerics.tensors": "torch, for all: the fused kernels do without it",
+    "eutectic.search.weights": "scipy, of an optional extra: only a search for weights takes it",
     "eutectic.tokens.pieces": "tokenizers, of an optional extra: only one fill splits text",
     "eutectic.plan.inputs": "adapters, which load the compiled kernels: opening a model does without",
 }

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         specialise,
         verify,
     )
+    from eutectic.api.searches import Search, search_weights
     from eutectic.api.soups import Soup, greedy_soup
     from eutectic.api.statistics import Statistics, statistics
     from eutectic.api.surgery import Surgery, SurgeryPlan, plan_surgery, surgery
@@ -71,6 +72,7 @@ __all__ = [
     "Receipt",
     "Recipe",
     "RecipeError",
+    "Search",
     "Soup",
     "Statistics",
     "Surgery",
@@ -98,6 +100,7 @@ __all__ = [
     "read",
     "rule",
     "run",
+    "search_weights",
     "specialise",
     "statistics",
     "surgery",
@@ -130,6 +133,7 @@ _HOMES = {
         "specialise",
         "verify",
     ),
+    "searches": ("Search", "search_weights"),
     "soups": ("Soup", "greedy_soup"),
     "statistics": ("Statistics", "statistics"),
     "surgery": ("Surgery", "SurgeryPlan", "plan_surgery", "surgery"),

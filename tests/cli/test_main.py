@@ -136,3 +136,33 @@ def test_an_interrupt_keeps_the_work(here: Path) -> None:
     assert not (here / "out").exists()
     assert start("merge", "recipe.yaml", "-o", "out").returncode == 0
     assert json.loads((here / "out" / "eutectic_receipt.json").read_text())["fates"]
+
+
+def test_the_program_ends_with_its_code(tmp_path: Path) -> None:
+    """The process ends without freeing everything, with the same codes and all that was printed, in files and pipes."""
+    command = [sys.executable, "-c", "from eutectic.cli import program; program()"]
+    for arguments, code in ((["--version"], 0), (["mrege"], 2), (["inspect", str(tmp_path / "none")], 2)):
+        own = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
+        plain = start(*arguments)
+        assert own.returncode == plain.returncode == code
+        assert (own.stdout, own.stderr) == (plain.stdout, plain.stderr)
+    with (tmp_path / "out").open("w") as file:
+        subprocess.run([*command, "methods"], stdout=file, check=True)
+    assert "task_arithmetic" in (tmp_path / "out").read_text()
+
+
+def test_what_others_leave_for_the_end_is_done(tmp_path: Path) -> None:
+    """Handlers registered while the program runs come before its end; a traceback is still a failure."""
+    ask = (
+        "import atexit, sys; from eutectic.cli import program\n"
+        "found = sys.modules['eutectic.cli.main']\n"
+        "def failing(): atexit.register(lambda: print('tidied')); raise {error}\n"
+        "found.main = failing\n"
+        "program()"
+    )
+    for error, code, said in (("SystemExit", 0, ""), ("SystemExit(3)", 3, ""), ("ValueError", 1, "Traceback")):
+        done = subprocess.run(
+            [sys.executable, "-c", ask.format(error=error)], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stdout) == (code, "tidied\n")
+        assert said in done.stderr

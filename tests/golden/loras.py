@@ -16,6 +16,7 @@ import eutectic
 from eutectic.adapters.factors import Factors
 from eutectic.diagnose.directions import directions
 from eutectic.methods.orthomerge import join
+from eutectic.search.weights import loss_of
 
 from .adapters import PREFIX, Tensors
 from .cases import Case
@@ -42,6 +43,9 @@ def check(case: Case, tmp_path: Path) -> None:
         _check_rotations(params, given, want, tmp_path)
         return
     folders = _folders(params, given, tmp_path)
+    if params["method"] == "lorahub":
+        _check_lorahub(params, given, want, folders, tmp_path)
+        return
     if params["method"] == "fedex_lora":
         _check_fedex(params, given, want, folders, tmp_path)
         return
@@ -76,7 +80,7 @@ def _chain(params: Mapping[str, Any]) -> Any:
     scale = scale[0] if isinstance(scale, list) else scale  # the reference takes the first for all
     share = config.get("topK", 100) / 100
     kind = params.get("method", "")
-    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics", "orthomerge"):
+    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics", "orthomerge", "lorahub"):
         return kind
     if kind == "robustmerge":
         return {"robustmerge": {"variant": "paper" if params["variant"].startswith("paper") else "code"}}
@@ -113,7 +117,7 @@ def _folders(params: Mapping[str, Any], given: Tensors, tmp_path: Path) -> list[
 
 
 def _scaled(params: Mapping[str, Any]) -> bool:
-    return params["method"] == "fedex_lora" or params["variant"] == "official-code"
+    return params["method"] in ("fedex_lora", "lorahub") or params["variant"] == "official-code"
 
 
 def _updates(folder: Path) -> Tensors:
@@ -183,6 +187,43 @@ def _check_fedex(params: Mapping[str, Any], given: Tensors, want: Tensors, folde
     transposed = params["base_weight_layout"] == "[in,out]"
     whole = (new.T if transposed else new) + update
     _close(whole, want["ideal_weight_out_in"], params["tolerance"], module)
+
+
+def _check_lorahub(
+    params: Mapping[str, Any], given: Tensors, want: Tensors, folders: list[Path], tmp_path: Path
+) -> None:
+    """Scores every candidate of the reference's search as it did, and makes the merge that it recommends."""
+    base = tmp_path / "base"
+    base.mkdir()
+    save_file(
+        {key.partition("/")[2]: value for key, value in given.items() if key.startswith("base/")},
+        base / "model.safetensors",
+    )
+    (base / "config.json").write_text("{}")
+
+    def recipe(weights: list[float], **more: Any) -> dict[str, Any]:
+        models = [{"model": str(path), "weight": weight} for path, weight in zip(folders, weights, strict=True)]
+        return {"models": models, "method": ["factorwise", "task_arithmetic"], **more}
+
+    for at, weights in enumerate(given["trace_weights"].tolist()):
+        model = load_file(merge(recipe(weights, base=str(base)), tmp_path / f"trial{at}") / "model.safetensors")
+        x, out = given["x"], torch.zeros_like(given["y"])
+        for layer in range(2):
+            q, v = (model[f"layers.{layer}.self_attn.{part}_proj.weight"] for part in "qv")
+            x = torch.tanh(x @ q.T)
+            out = out + x @ v.T
+        loss = float((out - given["y"]).square().mean())
+        _close(torch.tensor(loss), want["trace_loss"][at], params["tolerance"], f"loss {at}")
+        total = torch.tensor(loss_of(weights, -loss, params["l1_coefficient"]))
+        _close(total, want["trace_score"][at], params["tolerance"], f"score {at}")
+    weights = want["recommended_weights"].tolist()
+    model = load_file(merge(recipe(weights, base=str(base)), tmp_path / "model") / "model.safetensors")
+    for name, value in model.items():
+        _close(value, want[f"merged/{name}"], params["tolerance"], name)
+    output = {"form": "adapter", "dtype": "float32"}
+    for name, update in _updates(merge(recipe(weights, output=output), tmp_path / "adapter")).items():
+        a, b = (want[f"composed/{PREFIX}{name}.lora_{letter}.weight"].double() for letter in "AB")
+        _close(update, params["lora_alpha"] / params["rank"] * b @ a, params["tolerance"], name)
 
 
 def _check_pcb(params: Mapping[str, Any], want: Tensors, folders: list[Path], tmp_path: Path) -> None:

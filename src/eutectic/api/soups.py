@@ -1,18 +1,15 @@
-"""Searches that run merges and score them: the greedy soup."""
+"""The greedy soup: averages that are scored."""
 
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, overload
 
 from eutectic.api.recipes import Model, merge
-from eutectic.api.runs import Receipt, download, plan, run
+from eutectic.api.runs import Receipt, run
+from eutectic.api.trials import Trials
 from eutectic.checkpoint.source import Checkpoint
-from eutectic.engine.staged import staged
-from eutectic.errors import OutputError
 from eutectic.recipe.model import Recipe
 from eutectic.search.soup import Accept, greedy
 
@@ -93,37 +90,21 @@ def greedy_soup(
         CheckpointError: as `run`.
         MismatchError: as `run`.
     """
-    target = Path(os.fspath(out))
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise OutputError(f"{target}: expected a new or empty folder, found something there; choose another output")
+    trials = Trials(out, score, show, memory, threads)
     everything = merge([models] if isinstance(models, str) else models, method="linear", **options)
 
     def average(places: Sequence[int]) -> Recipe:
         return everything.model_copy(update={"models": tuple(everything.models[place] for place in places)})
 
-    target.absolute().parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.absolute().parent) as scratch:
+    with trials:
 
         def tried(places: tuple[int, ...]) -> float:
-            planned = plan(average(places), memory=memory, threads=threads)
-            if show == "checkpoint":
-                download(planned.inputs)
-                opened = staged(planned, f"soup of {len(places)}")
-                try:
-                    return float(score(opened))
-                finally:
-                    opened.source.close()
-            folder = Path(scratch) / "-".join(map(str, places))
-            run(planned, folder)
-            try:
-                return float(score(folder))
-            finally:
-                shutil.rmtree(folder)
+            return trials.score(average(places), "-".join(map(str, places)))
 
         scores = tuple(tried((place,)) for place in range(len(everything.models)))
         chosen, best = greedy(scores, tried, accept)
     found = average(chosen)
-    receipt = run(plan(found, memory=memory, threads=threads), target)
+    receipt = run(trials.plan(found), trials.out)
     return Soup(found, tuple(everything.names[place] for place in chosen), best, scores, receipt)
 
 

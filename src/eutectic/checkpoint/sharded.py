@@ -68,7 +68,8 @@ class ShardedFolder:
         Raises:
             CheckpointError: when there is no such tensor.
         """
-        find(self._header, name, self.name)
+        if name not in self._holder:
+            find(self._header, name, self.name)
         return self._holder[name]
 
     def read_into(self, name: str, start: int, out: Buffer) -> None:

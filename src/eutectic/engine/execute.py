@@ -79,6 +79,7 @@ class Executor:
     def __init__(self, inputs: Sequence[Checkpoint], schedule: Schedule, sink: Sink) -> None:
         self._inputs, self._schedule, self._sink = inputs, schedule, sink
         self._workers = [Worker(inputs) for _ in range(schedule.threads)]
+        self._costs: dict[str, int] = {}
 
     def run(self, chains: Sequence[Chain]) -> None:
         """Merges every site into the sink."""
@@ -319,7 +320,10 @@ class Executor:
 
     def _cost(self, chain: Chain, elements: int) -> int:
         """Bytes of disk read for so many elements of a site."""
-        return read_cost(chain.site, self._inputs) * elements // max(1, chain.part.numel)
+        name = chain.part.name
+        if name not in self._costs:
+            self._costs[name] = read_cost(chain.site, self._inputs)
+        return self._costs[name] * elements // max(1, chain.part.numel)
 
     def _share(
         self,

@@ -16,7 +16,7 @@ from eutectic.recipe.resolve import ResolvedStep
 from eutectic.stats.fold import Part, Scope, Statistic
 
 #: Elements of a slice when memory is no matter: large enough that calls cost nothing, small enough to stay in cache.
-SLICE = 8 * GRAIN
+SLICE = 16 * GRAIN
 #: Bytes of a site that is held while its statistics are taken, at most; one worker's.
 HELD = 16 << 20
 #: What threads, file tables, the journal and modules loaded late take beside the buffers: measured, rounded up.

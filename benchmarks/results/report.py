@@ -29,6 +29,8 @@ class Line:
         unseen: accuracy on the task no expert was trained on, one a sample; empty where there is none.
         number: chosen on validation rows, one a sample.
         seconds: of merging, with data and learning, of the slowest sample.
+        right: by task, what each test row adds to the task's share, in percent, over the samples.
+        blind: the same of the unseen task, to its accuracy.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Line:
     unseen: tuple[float, ...]
     number: tuple[float | None, ...]
     seconds: float
+    right: tuple[tuple[float, ...], ...] = ()
+    blind: tuple[float, ...] = ()
 
 
 def lines_of(found: Mapping[str, Evaluation]) -> dict[str, Line]:
@@ -62,7 +66,24 @@ def _line(name: str, samples: Sequence[Evaluation], experts: Evaluation, tasks: 
         tuple(100 * each.mean([UNSEEN]) for each in samples if UNSEEN in each.hits),
         tuple(each.number for each in samples),
         max(each.seconds for each in samples),
+        tuple(tuple(100 * flag / own[task] for flag in _mean(samples, task)) for task in tasks),
+        tuple(100 * flag for flag in _mean(samples, UNSEEN)) if UNSEEN in samples[0].hits else (),
     )
+
+
+def _mean(samples: Sequence[Evaluation], task: str) -> list[float]:
+    """How often each row of a task is right over the samples."""
+    return [statistics.fmean(flags) for flags in zip(*(each.hits[task] for each in samples), strict=True)]
+
+
+def standard_error(one: Line, other: Line, by: str) -> float:
+    """Returns the standard error of the difference of two lines, judged on the same rows, in points."""
+    pairs = [(one.blind, other.blind)] if by == "unseen" else list(zip(one.right, other.right, strict=True))
+    variance = 0.0
+    for ours, theirs in pairs:
+        gaps = [a - b for a, b in zip(ours, theirs, strict=True)]
+        variance += statistics.pvariance(gaps) / len(gaps)
+    return variance**0.5 / len(pairs)
 
 
 def spread(values: Sequence[float]) -> str:
@@ -82,7 +103,7 @@ def table(lines: Mapping[str, Line]) -> str:
     for line in lines.values():
         numbers = sorted({f"{number:g}" for number in line.number if number is not None})
         cells = (line.name, ", ".join(numbers), spread(line.shares), spread(line.means), spread(line.unseen))
-        text += f"| {' | '.join(cells)} | {len(line.means)} | {line.seconds:.0f} |\n"
+        text += f"| {' | '.join(cells)} | {len(line.means)} | {line.seconds:.1f} |\n"
     return head + text
 
 
@@ -94,11 +115,13 @@ def verdict(claim: Claim, lines: Mapping[str, Line]) -> str | None:
     if not all(sides):
         return None
     better, than = (statistics.fmean(side) for side in sides)
-    if abs(better - than) < claim.noise:
+    error = standard_error(lines[claim.better], lines[claim.than], claim.by)
+    if abs(better - than) <= 2 * error:
         held = "within noise"
     else:
         held = "**held**" if better > than else "**did not hold**"
-    return f"| {claim.source} | {claim.text} | {spread(sides[0])} | {spread(sides[1])} | {held} |"
+    cells = (claim.source, claim.text, spread(sides[0]), spread(sides[1]), f"{better - than:+.1f} ± {error:.1f}", held)
+    return f"| {' | '.join(cells)} |"
 
 
 def write(cache: Path, out: Path) -> None:
@@ -111,13 +134,13 @@ def write(cache: Path, out: Path) -> None:
         parts.append(f"## {title}\n\n{table(lines)}")
         verdicts = [text for claim in CLAIMS if (text := verdict(claim, lines)) is not None]
         if verdicts:
-            head = "| source | claim | the one | the other | here |\n|---|---|---|---|---|\n"
+            head = "| source | claim | the one | the other | difference | here |\n|---|---|---|---|---|---|\n"
             parts.append(f"### Claims\n\n{head}" + "\n".join(verdicts) + "\n")
     before, mark, rest = out.read_text().partition(MARK)
     _, end, after = rest.partition(END)
     if not (mark and end):
         raise ValueError(f"{out}: expected the marks {MARK} and {END}")
-    facts = {name: value for name, value in measure.machine().items() if name != "load before"}
+    facts = {name: value for name, value in measure.machine().items() if name not in {"load before", "system"}}
     machine = "; ".join(f"{name}: {value}" for name, value in facts.items())
     out.write_text(f"{before}{MARK}\n{machine}\n\n" + "\n".join(parts) + f"{END}{after}")
 

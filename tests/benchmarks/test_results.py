@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("transformers")
 
 from benchmarks.results.claims import CLAIMS, Claim
-from benchmarks.results.report import END, MARK, Line, lines_of, spread, table, verdict, write
+from benchmarks.results.report import END, MARK, Line, lines_of, spread, standard_error, table, verdict, write
 from benchmarks.results.rows import ROWS
 from benchmarks.results.run import BASE, EXPERTS, Evaluation, Scores, digest_of, pack, unpack
 
@@ -47,18 +47,26 @@ def test_lines_are_shares_of_the_experts() -> None:
     assert (lines["average"].means, lines["average"].shares, lines["average"].unseen) == ((50.0,), (75.0,), (0.0,))
     assert lines["Fisher"].shares == (100.0, 25.0)
     assert lines["Fisher"].seconds == 3.0
-    assert "| Fisher |  | 62.5 (25.0 to 100.0) | 50.0 (25.0 to 75.0) | 25.0 (0.0 to 50.0) | 2 | 3 |" in table(lines)
+    assert "| Fisher |  | 62.5 (25.0 to 100.0) | 50.0 (25.0 to 75.0) | 25.0 (0.0 to 50.0) | 2 | 3.0 |" in table(lines)
     assert lines_of({}) == {}
 
 
+def line(name: str, right: tuple[float, ...]) -> Line:
+    """A line of one task, by what each of its rows adds."""
+    return Line(name, (1.0,), (sum(right) / len(right),), (), (None,), 0.0, (right,))
+
+
 def test_verdicts() -> None:
-    """A difference above the noise decides; a row that was not run says nothing."""
-    lines = {name: Line(name, (1.0,), (share,), (), (None,), 0.0) for name, share in (("x", 80.0), ("y", 79.5))}
+    """Rows are paired: 100 rows of which one alone differs differ by 1 point, with a standard error of 1 (0.99^.5)."""
+    x, y, z = line("x", (100.0,) * 100), line("y", (100.0,) * 99 + (0.0,)), line("z", (100.0,) * 50 + (0.0,) * 50)
+    lines = {each.name: each for each in (x, y, z)}
     assert spread([80.0]) == "80.0"
-    assert "within noise" in (verdict(Claim("S", "t", "x", "y"), lines) or "")
-    assert "**held**" in (verdict(Claim("S", "t", "x", "y", noise=0.1), lines) or "")
-    assert "**did not hold**" in (verdict(Claim("S", "t", "y", "x", noise=0.1), lines) or "")
-    assert verdict(Claim("S", "t", "x", "z"), lines) is None
+    assert standard_error(x, y, "shares") == pytest.approx(0.99**0.5)
+    assert standard_error(x, x, "shares") == 0
+    assert verdict(Claim("S", "t", "x", "y"), lines) == "| S | t | 100.0 | 99.0 | +1.0 ± 1.0 | within noise |"
+    assert verdict(Claim("S", "t", "x", "z"), lines) == "| S | t | 100.0 | 50.0 | +50.0 ± 5.0 | **held** |"
+    assert "-50.0 ± 5.0 | **did not hold**" in (verdict(Claim("S", "t", "z", "x"), lines) or "")
+    assert verdict(Claim("S", "t", "x", "none"), lines) is None
     assert verdict(Claim("S", "t", "x", "y", "unseen"), lines) is None
 
 
@@ -68,7 +76,10 @@ def test_claims_speak_of_rows_there_are() -> None:
 
 
 def test_the_page_keeps_its_words(tmp_path: Path) -> None:
-    """Only what stands between the marks is written; a line of scores that was cut off is passed over."""
+    """Only what stands between the marks is written; a line of scores that was cut off is passed over.
+
+    Fisher less the average: (0, 50) by row of task a, (-100, 0) of b; ((625 + 2500) / 2)^.5 / 2 is 19.8.
+    """
     kept = Scores(tmp_path / "lora.jsonl")
     for each in scores():
         kept.add(each)
@@ -82,7 +93,7 @@ def test_the_page_keeps_its_words(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "\nold\n" not in text
     assert "## Six LoRA adapters" in text
-    assert "| Fisher | better than the average | 62.5 (25.0 to 100.0) | 75.0 | **did not hold** |" in text
+    assert "| Fisher | better than the average | 62.5 (25.0 to 100.0) | 75.0 | -12.5 ± 19.8 | within noise |" in text
     page.write_text("no marks")
     with pytest.raises(ValueError, match="expected the marks"):
         write(tmp_path, page)

@@ -35,7 +35,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def base_tensors(big: bool) -> Tensors:
-    """Returns the base's tensors in float32; without `big`, the largest is one above the slice size."""
+    """Returns the base's tensors in float32; without `big`, the largest takes one slice of eleven grains."""
     draw = torch.Generator().manual_seed(1)
 
     def normal(*shape: int) -> torch.Tensor:

@@ -418,7 +418,7 @@ def test_non_finite_counts_survive_a_stop(own: Recipe, tmp_path: Path) -> None:
     tensors[MEDIUM][3, 5] = float("nan")
     write(tmp_path / "code", tensors)
     kept = own | {"non_finite": "keep", "method": "task_arithmetic"}
-    for share in (0.3, 0.05):
+    for share in (0.05, 0.05):  # the largest tensor is one slice, and most of all
         with pytest.raises(Stop):
             run(kept, tmp_path / "out", [StopAfter(share)], threads=1)
     assert eutectic.run(eutectic.plan(kept), tmp_path / "out").non_finite == {MEDIUM: 1}

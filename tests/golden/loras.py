@@ -11,14 +11,22 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 import eutectic
 from eutectic.adapters.factors import Factors
+from eutectic.calibrate.columns import Columns, Update, learn
 from eutectic.diagnose.directions import directions
+from eutectic.engine.bases import carried_back
+from eutectic.methods import get
 from eutectic.methods.orthomerge import join
+from eutectic.methods.site import Coordinates, Site
+from eutectic.numerics.draw import Key
 from eutectic.search.weights import loss_of
+from eutectic.stats.columns import ColumnWeights
+from eutectic.stats.store import Measured
 
-from .adapters import PREFIX, Tensors
+from .adapters import PREFIX, Drawn, Tensors
 from .cases import Case
 from .merging import merge
 
@@ -39,12 +47,21 @@ def check(case: Case, tmp_path: Path) -> None:
     if params["method"] == "direction_diagnostics":
         _check_directions(params, given, want)
         return
+    if params["method"] == "ziplora":
+        _check_columns(params, given, want)
+        return
+    if params["method"] == "knots" and params["merge_config"]["dare"]:
+        _check_masked(params, given, want)
+        return
     if params["method"] == "orthomerge":
         _check_rotations(params, given, want, tmp_path)
         return
     folders = _folders(params, given, tmp_path)
     if params["method"] == "lorahub":
         _check_lorahub(params, given, want, folders, tmp_path)
+        return
+    if params.get("merge_config", {}).get("isotropize"):
+        _check_flattened(params, given, want, folders, tmp_path)
         return
     if params["method"] == "fedex_lora":
         _check_fedex(params, given, want, folders, tmp_path)
@@ -80,7 +97,7 @@ def _chain(params: Mapping[str, Any]) -> Any:
     scale = scale[0] if isinstance(scale, list) else scale  # the reference takes the first for all
     share = config.get("topK", 100) / 100
     kind = params.get("method", "")
-    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics", "orthomerge", "lorahub"):
+    if kind in ("flora_aggregation", "fedex_lora", "direction_diagnostics", "orthomerge", "lorahub", "ziplora"):
         return kind
     if kind == "robustmerge":
         return {"robustmerge": {"variant": "paper" if params["variant"].startswith("paper") else "code"}}
@@ -89,10 +106,10 @@ def _chain(params: Mapping[str, Any]) -> Any:
     if kind == "dc_merge":
         return {"dc_merge": {"keep": params["topk_fraction"], "steepest": params["rho"]}}
     voted = {"ties": {"density": share, "scale": scale, "tie": "majority"}}
-    if kind in ("knots", "fullspace_ties") and not config["dare"]:
+    if kind in ("knots", "fullspace_ties"):
         last = {"task_arithmetic": {"scale": scale}} if config["merge_method"] == "tv" else voted
         return ["knots", last] if kind == "knots" else last
-    if kind.startswith("core_") and not config["isotropize"]:
+    if kind.startswith("core_"):
         local = {"ties": {"density": share, "scale": scale, "scope": "tensor"}}
         rules = {"sum": {"task_arithmetic": {"scale": scale}}, "ties": local, "tsv": {"tsv_m": {"scale": scale}}}
         return ["core_space", rules[config["merge_method"]]]
@@ -254,6 +271,85 @@ def _check_rotations(params: Mapping[str, Any], given: Tensors, want: Tensors, t
     found = load_file(merge(recipe, tmp_path / "out") / "model.safetensors")
     value = found["layers.0.self_attn.q_proj.weight"]
     _close(value, want["non_oft/W_merged"], params["tolerance"], "W_merged")
+
+
+def _check_columns(params: Mapping[str, Any], given: Tensors, want: Tensors) -> None:
+    """Learns the weights of the reference's network, and merges by them."""
+    hyper = params["hyper"]
+    maps: dict[str, nn.Linear] = {}
+    for key, weight in given.items():
+        if key.startswith("base/"):
+            name = key.removeprefix("base/").removesuffix(".weight")
+            maps[name] = nn.Linear(*reversed(weight.shape), bias=False)
+            maps[name].weight = nn.Parameter(weight, requires_grad=False)
+
+    def network(x: Tensor) -> Tensor:
+        for block in range(2):
+            q, k, v, out = (maps[f"blocks.{block}.to_{part}"] for part in ("q", "k", "v", "out.0"))
+            x = x + out(torch.tanh(q(x)) * torch.sigmoid(k(x)) + v(x))
+        return x
+
+    def update(model: int, name: str) -> Update:
+        stem = f"lora{model + 1}/unet.unet.{name}.lora"
+        return Update(given[f"{stem}.up.weight"], given[f"{stem}.down.weight"])
+
+    columns = Columns(maps, {name: [update(model, name) for model in range(2)] for name in maps})
+    how = ColumnWeights(hyper["similarity_lambda"], "code", hyper["steps"], hyper["lr"])
+    shown = (given["x_content"], given["x_style"])
+    with columns.attached():
+        losses = learn(columns, lambda model, _: network(shown[model]), 2, how)
+    _close(torch.tensor(losses), want["losses_l1_l2_l3_gradnorm"][:, :3], params["tolerance"], "losses")
+    for name in maps:
+        found = columns.weights[name].detach()
+        _close(found, torch.stack([want[f"final/{name}.merger_{at}"] for at in (1, 2)]), params["tolerance"], name)
+        deltas = torch.stack([update(at, name).b @ update(at, name).a for at in range(2)])
+        measured = {"columns": [Measured.of(each, 6) for each in found]}
+        merged = get("ziplora")(Site(name, 2, Key(0, name), measured, deltas, torch.zeros_like(deltas[0]), True))
+        _close(merged, want[f"merged_delta/unet.{name}.lora.weight"], params["tolerance"], name)
+
+
+def _check_masked(params: Mapping[str, Any], given: Tensors, want: Tensors) -> None:
+    """Carries KnOTS with DARE and TIES out step by step, since a recipe draws masks of its own."""
+    config, n = params["merge_config"], params["n_adapters"]
+    density = torch.full((n, 1, 1), 1 - config["dare_pruning_coeffs"])
+    for key, expected in want.items():
+        name = key.removeprefix("delta/").removesuffix(".weight")
+        if not key.startswith("delta/"):
+            continue
+        stems = [f"adapter{at}/{PREFIX}{name}" for at in range(n)]
+        factors = tuple(Factors(given[f"{stem}.lora_B.weight"], given[f"{stem}.lora_A.weight"]) for stem in stems)
+        made = get("knots").on_factors(Site(name, n, Key(0, name), {}, updates=factors))
+        assert isinstance(made, Coordinates)
+        masks = tuple((f"{name}.weight", given[f"dare_mask{at}/{name}"]) for at in range(n))
+        zeros = torch.zeros_like(made.values[0])
+        site = Site(name, n, Drawn(0, f"{name}:delta", masks=masks), {}, made.values, zeros, True)
+        dropped = site.with_deltas(get("dare")(site, density=density))
+        scale = params["scaling_coeffs"]
+        values = {"density": torch.ones(n, 1, 1), "weight": torch.ones(n, 1, 1), "scale": scale}
+        update = carried_back(made, [get("ties")(dropped, **values)])
+        assert isinstance(update, Factors)
+        _close(update.b @ update.a, expected, params["tolerance"], name)
+
+
+def _check_flattened(
+    params: Mapping[str, Any], given: Tensors, want: Tensors, folders: list[Path], tmp_path: Path
+) -> None:
+    """Flattens the spectrum of a merge in core space by a stage behind it.
+
+    Iso-C takes the mean over as many singular values as the matrix has rows or columns, the reference over the core's.
+    """
+    base = tmp_path / "zeros"
+    base.mkdir()
+    zeros = {key.partition("/")[2]: torch.zeros_like(value) for key, value in given.items() if key.startswith("base/")}
+    save_file(zeros, base / "model.safetensors")
+    (base / "config.json").write_text("{}")
+    core = sum(params["ranks"])
+    inner = {"base": str(base), "models": [str(f) for f in folders], "method": ["core_space", "tsv_m"]}
+    rules = [{"match": name, "set": {"scale": min(zero.shape) / core}} for name, zero in zeros.items()]
+    recipe = {"base": str(base), "models": [{"recipe": inner, "name": "core"}], "method": "iso_c", "rules": rules}
+    got = load_file(merge(recipe, tmp_path / "flat") / "model.safetensors")
+    for name, value in got.items():
+        _close(value, want[f"delta/{name}"], params["tolerance"], name)
 
 
 def _check_directions(params: Mapping[str, Any], given: Tensors, want: Tensors) -> None:

@@ -17,8 +17,8 @@ from eutectic.api.statistics import open_store
 from eutectic.calibrate.batches import Batch
 from eutectic.calibrate.data import read_arrays
 from eutectic.calibrate.embed import embed
+from eutectic.calibrate.passes import check_tokens
 from eutectic.calibrate.prepare import Job, jobs, pass_bytes, section, spills
-from eutectic.calibrate.run import check_tokens
 from eutectic.calibrate.skeleton import Skeleton, Weights, build
 from eutectic.checkpoint.safetensors import SafetensorsFile
 from eutectic.checkpoint.source import Checkpoint

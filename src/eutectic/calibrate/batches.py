@@ -1,6 +1,7 @@
 """Samples as a model takes them: tokenised, padded, processed, in batches with masks of what counts."""
 
 import hashlib
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,11 @@ class Batch:
         part = slice(at, at + 1)
         labels = None if self.labels is None else self.labels[part]
         return Batch({k: v[part] for k, v in self.inputs.items()}, tuple(m[part] for m in self.masks), labels, 1)
+
+
+def drawn(total: int, count: int, seed: int, task: str, step: int) -> list[int]:
+    """Returns which samples a step shows, without repetition; a function of seed, task and step alone."""
+    return random.Random(f"{seed} {task} {step}").sample(range(total), min(count, total))
 
 
 class Processor:

@@ -5,18 +5,16 @@ and its head. Gradients of all tasks add up in the shared parameters, so that on
 however many tasks there are.
 """
 
-import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eutectic.calibrate.batches import Batch
+from eutectic.calibrate.batches import Batch, drawn
 from eutectic.calibrate.embed import check_pooler
 from eutectic.calibrate.features import mask_for
 from eutectic.calibrate.gradients import FrozenHead, logits_of
-from eutectic.calibrate.passes import masks_of
+from eutectic.calibrate.passes import check_tokens, masks_of
 from eutectic.calibrate.prepare import Job, check_head_of, head_of, section
-from eutectic.calibrate.run import check_tokens
 from eutectic.calibrate.skeleton import Fitted, Skeleton, Weights, build
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.errors import CalibrationError
@@ -143,11 +141,6 @@ def entropy(logits: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
         return each.mean()
     counts = mask_for(each, masks).to(each.dtype)
     return (each * counts).sum() / counts.sum()
-
-
-def drawn(total: int, count: int, seed: int, task: str, step: int) -> list[int]:
-    """Returns which samples a step shows, without repetition; a function of seed, task and step alone."""
-    return random.Random(f"{seed} {task} {step}").sample(range(total), min(count, total))
 
 
 class Entropy:

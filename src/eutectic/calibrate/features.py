@@ -8,6 +8,18 @@ from eutectic.errors import CalibrationError
 from eutectic.numerics.tensors import Tensor, torch
 
 
+def states_of(module: "torch.nn.Module", batch: Batch) -> Tensor:
+    """Runs a module on a batch and returns what a head would stand on.
+
+    That is the last hidden state, (samples, tokens, width) or (samples, width, height, width), or what models of texts
+    and images compare, (samples, width).
+
+    Raises:
+        CalibrationError: when the output has none of these.
+    """
+    return _states(_run(module, batch))
+
+
 def feature_of(module: "torch.nn.Module", batch: Batch, pool: str) -> Tensor:
     """Runs a module on a batch and returns a feature a sample, (samples, width).
 
@@ -22,21 +34,29 @@ def feature_of(module: "torch.nn.Module", batch: Batch, pool: str) -> Tensor:
     Raises:
         CalibrationError: when the output has none of these.
     """
+    out = _run(module, batch)
+    if pool == "pooler" and not isinstance(out, torch.Tensor):
+        return named(out, "pooler_output")
+    return pooled(_states(out), masks_of(module, batch, include=False), pool)
+
+
+def _run(module: "torch.nn.Module", batch: Batch) -> Any:
+    """What a module returns; of a model of texts and images that is shown one kind alone, what it compares."""
     alone = {"pixel_values": "get_image_features", "input_ids": "get_text_features"}
     shown = [name for name in alone if name in batch.inputs]
     own = getattr(module, alone[shown[0]], None) if len(shown) == 1 else None
-    if own is not None:
-        taken = {name: value for name, value in batch.inputs.items() if name in (shown[0], "attention_mask")}
-        out = own(**taken)
-        return out if isinstance(out, torch.Tensor) else named(out, "pooler_output")
-    out = forward(module, batch)
+    if own is None:
+        return forward(module, batch)
+    taken = {name: value for name, value in batch.inputs.items() if name in (shown[0], "attention_mask")}
+    out = own(**taken)
+    return out if isinstance(out, torch.Tensor) else named(out, "pooler_output")
+
+
+def _states(out: Any) -> Tensor:
     if isinstance(out, torch.Tensor):
-        return pooled(out, masks_of(module, batch, include=False), pool)
-    if pool == "pooler":
-        return named(out, "pooler_output")
+        return out
     # A family without an inner model (T5) gives its last hidden state as logits, once its head is taken away.
-    hidden = named(out, "image_embeds", "text_embeds", "last_hidden_state", "logits")
-    return pooled(hidden, masks_of(module, batch, include=False), pool)
+    return named(out, "image_embeds", "text_embeds", "last_hidden_state", "logits")
 
 
 def named(out: Any, *names: str) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any
 
 from eutectic.errors import CalibrationError
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.stats.fold import Calibrated, Sees
+from eutectic.stats.fold import Accumulated, Sees
 from eutectic.stats.store import Outcome
 
 
@@ -68,15 +68,15 @@ class Collector:
         reference: how messages call the model.
     """
 
-    def __init__(self, wanted: Mapping[str, Sequence[Calibrated]], reference: str) -> None:
+    def __init__(self, wanted: Mapping[str, Sequence[Accumulated]], reference: str) -> None:
         self._wanted, self._reference = wanted, reference
-        self._states: dict[tuple[Calibrated, str], _State] = {}
-        self._follows: dict[tuple[Calibrated, str], str] = {}
+        self._states: dict[tuple[Accumulated, str], _State] = {}
+        self._follows: dict[tuple[Accumulated, str], str] = {}
         self._masks: list[Tensor] = []
         #: Tensors given to layers in the batch that runs, by identity, with the first parameter that met each. They
         #: are held, so that no other tensor can take an identity.
         self._given: dict[tuple[int, Sees], tuple[Any, str]] = {}
-        self._fresh: set[tuple[Calibrated, str]] = set()
+        self._fresh: set[tuple[Accumulated, str]] = set()
 
     def attach(self, root: "torch.nn.Module", prefix: str, skip: Iterable["torch.nn.Module"] = ()) -> list[Any]:
         """Watches the layers under `root`, whose parameters are called `prefix.`...; returns handles to remove.
@@ -101,7 +101,7 @@ class Collector:
         self._given.clear()
         self._fresh.clear()
 
-    def take(self, names: Iterable[str], statistic: Calibrated) -> dict[str, Outcome]:
+    def take(self, names: Iterable[str], statistic: Accumulated) -> dict[str, Outcome]:
         """Returns a statistic's results at some parameters, as far as any rows came by, and forgets them.
 
         Raises:
@@ -156,7 +156,7 @@ class Collector:
                 statistic.update(state.value, shown)
             state.rows += shown.shape[-2]
 
-    def _shares(self, statistic: Calibrated, site: Site, leader: str, given: tuple[Any, ...]) -> bool:
+    def _shares(self, statistic: Accumulated, site: Site, leader: str, given: tuple[Any, ...]) -> bool:
         """Whether a parameter's rows are those of another, which has been shown them already."""
         key = (statistic, site.name)
         followed = self._follows.get(key)

@@ -13,7 +13,7 @@ from eutectic.calibrate.passes import forward, masks_of
 from eutectic.errors import CalibrationError
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.plan.steps import Calibration, Plan
-from eutectic.stats.fold import Calibrated, Of, Origin
+from eutectic.stats.fold import Accumulated, Calibrated, Of, Origin
 from eutectic.stats.gradients import OfGradients
 from eutectic.stats.store import Outcome, Results, Store
 
@@ -58,9 +58,10 @@ def measure(
     read = [_batch(raw) for raw in batches]
     if not read:
         raise CalibrationError("expected batches, found none")
-    behind = [each for each in statistics if each.of is Of.MERGED]
-    if behind:
-        raise CalibrationError("expected statistics of one model, found one of the merged model; it needs a recipe")
+    if any(each.of is Of.MERGED or each.origin is Origin.LEARNED for each in statistics):
+        raise CalibrationError(
+            "expected statistics of one model, found one of several together or of the merged model; it needs a recipe"
+        )
     module.eval()
     outcomes: dict[Calibrated, dict[str, Outcome]] = _inputs(module, read, statistics, include_padding)
     gradients = [each for each in statistics if isinstance(each, OfGradients)]
@@ -92,7 +93,7 @@ def measure(
 def _inputs(
     module: "torch.nn.Module", batches: Sequence[Batch], statistics: Sequence[Calibrated], include: bool
 ) -> dict[Calibrated, dict[str, Outcome]]:
-    wanted = [each for each in statistics if each.origin is Origin.INPUTS]
+    wanted = [each for each in statistics if isinstance(each, Accumulated) and each.origin is Origin.INPUTS]
     if not wanted:
         return {}
     names = [name for name, _ in module.named_parameters(remove_duplicate=False)]

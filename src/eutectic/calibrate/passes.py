@@ -12,6 +12,7 @@ from eutectic.calibrate.lockstep import Call, Lockstep
 from eutectic.calibrate.observe import Collector
 from eutectic.calibrate.skeleton import Fitted, Skeleton
 from eutectic.calibrate.spill import Spill
+from eutectic.errors import CalibrationError
 from eutectic.numerics.tensors import Tensor, torch
 
 T = TypeVar("T")
@@ -59,6 +60,33 @@ def masks_of(module: "torch.nn.Module", batch: Batch, include: bool) -> tuple[Te
         made = "decoder_input_ids" not in batch.inputs
         masks += [_decoder_inputs(config, batch.inputs)["decoder_attention_mask"].bool()] if made else []
     return tuple(masks)
+
+
+def check_tokens(skeleton: Skeleton, batches: Sequence[Batch], reference: str) -> None:
+    """Checks that every token has an embedding.
+
+    Raises:
+        CalibrationError: when the tokenizer has more tokens than the model.
+    """
+    weight = _embeddings(skeleton.module)
+    ids = [batch.inputs["input_ids"] for batch in batches if "input_ids" in batch.inputs]
+    if weight is None or not ids or weight.dim() != 2:
+        return
+    largest = max(int(each.max()) for each in ids)
+    if largest >= weight.shape[0]:
+        raise CalibrationError(
+            f"{reference}: expected tokens below {weight.shape[0]}, as the model has so many embeddings; found "
+            f"{largest}; its tokenizer belongs to another model"
+        )
+
+
+def _embeddings(module: Any) -> Any:
+    """The embeddings of words, of a model of texts and images those of its text part; None without any."""
+    text = getattr(module, "text_model", module)
+    try:
+        return getattr(text.get_input_embeddings(), "weight", None)
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def pass_through(

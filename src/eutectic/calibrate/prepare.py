@@ -26,6 +26,7 @@ from eutectic.plan.steps import Calibration, Demand, Plan
 from eutectic.quantities import format_bytes
 from eutectic.recipe.calibration import Calibration as Section
 from eutectic.recipe.calibration import for_model
+from eutectic.stats.columns import ColumnWeights
 from eutectic.stats.fold import Of, Origin
 from eutectic.stats.gradients import OfGradients
 from eutectic.stats.store import Store
@@ -284,6 +285,10 @@ def facts(plan: Plan, demand: Demand, found: Mapping[int, Job]) -> dict[str, Any
     }
     if statistic.of is Of.MERGED:
         known["others"] = [job.samples.digest for job in found.values()]
+    if statistic.origin is Origin.LEARNED:
+        known["others"] = [[job.samples.digest, job.weights.fingerprint] for job in found.values()]
+        known["base"] = plan.inputs[0].source.fingerprint()
+        known["seed"] = plan.recipe.seed
     if statistic.origin is Origin.GRADIENTS:
         known["seed"] = plan.recipe.seed
         known["head"] = head_facts(plan, job)
@@ -362,7 +367,18 @@ class _Cost:
         passes = self.passing + 2 * max(states.values(), default=0) + 2 * outside
         if any(demand.statistic.origin is Origin.GRADIENTS for demand in self.open):
             passes = max(passes, 2 * sum(self.size.values()) + 2 * sum(self.state_bytes.values()) + self.backward)
+        for demand in self.open:
+            if demand.statistic.origin is Origin.LEARNED:
+                passes = max(passes, sum(self.size.values()) + 2 * self._updates(demand) + 2 * self.backward)
         return passes + (64 << 20)
+
+    def _updates(self, demand: Demand) -> int:
+        """Bytes of a model's updates in memory, twice over while one is read: factors where it is an adapter."""
+        source = self.job.model.source
+        named = [name for name in demand.tensors if name in source.header]
+        if self.job.model.deltas:
+            return 4 * sum(source.read_cost(name) for name in named)
+        return 2 * sum(self.size.get(name, 0) for name in named)
 
     @property
     def passing(self) -> int:
@@ -402,6 +418,8 @@ class _Cost:
         for demand in self.open:
             if demand.statistic.origin is Origin.GRADIENTS:
                 found += 6.0 * self.tokens * parameters
+            if isinstance(demand.statistic, ColumnWeights):
+                found += 8.0 * demand.statistic.steps * self.batch * self.length * parameters
         return found
 
     def said(self) -> str:

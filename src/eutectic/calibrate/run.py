@@ -1,20 +1,20 @@
 """Carries out what a plan demands of data: one model after another, each result stored as soon as its block is done."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eutectic.calibrate.batches import Batch
+from eutectic.calibrate.columns import learn_columns
 from eutectic.calibrate.gradients import check_head, differentiate, gradients_of
 from eutectic.calibrate.observe import Collector
-from eutectic.calibrate.passes import pass_merged, pass_through
+from eutectic.calibrate.passes import check_tokens, pass_merged, pass_through
 from eutectic.calibrate.prepare import Job, facts, head_of, jobs, section, spills
 from eutectic.calibrate.skeleton import Fitted, Skeleton, Weights, build
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.errors import CalibrationError
 from eutectic.plan.steps import Demand, Plan
-from eutectic.stats.fold import Calibrated, Of, Origin
+from eutectic.stats.fold import Accumulated, Calibrated, Of, Origin
 from eutectic.stats.gradients import OfGradients
 from eutectic.stats.store import Outcome, Results, Store
 
@@ -70,7 +70,7 @@ def calibrate(plan: Plan, *, merged: Callable[[], Checkpoint] | None = None, tel
         if not results.finished:
             open_.append(_Open(demand, results))
     for job in found.values():
-        own = [each for each in open_ if each.demand.source == job.source and each.statistic.of is not Of.MERGED]
+        own = [each for each in open_ if each.demand.source == job.source and isinstance(each.statistic, Accumulated)]
         for of in (Of.EACH, Of.BASE):
             chosen = [each for each in own if each.statistic.of is of]
             if chosen:
@@ -79,6 +79,15 @@ def calibrate(plan: Plan, *, merged: Callable[[], Checkpoint] | None = None, tel
     if behind:
         assert merged is not None
         _behind_merged(plan, list(found.values()), behind, merged, tell)
+    for statistic in dict.fromkeys(each.statistic for each in open_ if each.statistic.origin is Origin.LEARNED):
+        _learn(plan, found, [each for each in open_ if each.statistic == statistic], tell)
+
+
+def _learn(plan: Plan, found: Mapping[int, Job], open_: Sequence[_Open], tell: Tell) -> None:
+    for source, outcomes in learn_columns(plan, found, [each.demand for each in open_], tell).items():
+        results = next(each.results for each in open_ if each.demand.source == source)
+        results.write(REST, outcomes)
+        results.finish()
 
 
 def _one_model(plan: Plan, job: Job, of: Of, open_: Sequence[_Open], tell: Tell) -> None:
@@ -167,33 +176,6 @@ def fit(runs: Checkpoint, weights: Weights, wanted: Sequence[str], *, blocks: bo
     return whole, whole.fit(weights)
 
 
-def check_tokens(skeleton: Skeleton, batches: Sequence[Batch], reference: str) -> None:
-    """Checks that every token has an embedding.
-
-    Raises:
-        CalibrationError: when the tokenizer has more tokens than the model.
-    """
-    weight = _embeddings(skeleton.module)
-    ids = [batch.inputs["input_ids"] for batch in batches if "input_ids" in batch.inputs]
-    if weight is None or not ids or weight.dim() != 2:
-        return
-    largest = max(int(each.max()) for each in ids)
-    if largest >= weight.shape[0]:
-        raise CalibrationError(
-            f"{reference}: expected tokens below {weight.shape[0]}, as the model has so many embeddings; found "
-            f"{largest}; its tokenizer belongs to another model"
-        )
-
-
-def _embeddings(module: Any) -> Any:
-    """The embeddings of words, of a model of texts and images those of its text part; None without any."""
-    text = getattr(module, "text_model", module)
-    try:
-        return getattr(text.get_input_embeddings(), "weight", None)
-    except (AttributeError, NotImplementedError):
-        return None
-
-
 class _Watch:
     """Takes one model's results from the collector, part by part, to the store."""
 
@@ -203,11 +185,13 @@ class _Watch:
         self._skeleton, self._open, self._parts, self._doing, self._tell = skeleton, open_, parts, doing, tell
         self._stored = skeleton.parameters(fitted)
         self._ready = 0
-        self.wanted: dict[str, list[Calibrated]] = {}
+        self.wanted: dict[str, list[Accumulated]] = {}
         for each in open_:
+            statistic = each.statistic
+            assert isinstance(statistic, Accumulated)
             for stored in each.demand.tensors:
                 for name in self._stored.get(stored, ()):
-                    self.wanted.setdefault(name, []).append(each.statistic)
+                    self.wanted.setdefault(name, []).append(statistic)
 
     def finished(self, part: str | None) -> bool:
         """Whether an earlier run has stored a part."""
@@ -223,6 +207,7 @@ class _Watch:
                 if self._skeleton.part_of(name) == part
             ]
             back = {name: stored for stored, own in self._stored.items() for name in own}
+            assert isinstance(each.statistic, Accumulated)
             taken = collector.take(names, each.statistic)
             outcomes = {
                 back[name]: Outcome(o.rows, o.axis, o.result, back[o.same_as] if o.same_as else None)

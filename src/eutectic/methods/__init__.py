@@ -53,6 +53,7 @@ from eutectic.methods.trim import trim
 from eutectic.methods.tsv_c import tsv_c
 from eutectic.methods.tsv_m import tsv_m
 from eutectic.methods.wudi import wudi
+from eutectic.methods.ziplora import ziplora
 
 __all__ = ["METHODS", "get"]
 
@@ -103,6 +104,7 @@ def _listed() -> Mapping[str, Method[Any]]:
         tsv_c,
         tsv_m,
         wudi,
+        ziplora,
     ]
     found = {method.name: method for method in own}
     for entry in entry_points(group="eutectic.methods"):

@@ -4,7 +4,8 @@ Source: Panariello et al., Accurate and Efficient Low-Rank Model Merging in Core
 section 4, and the authors' code. U are the left singular vectors of [B_1 | .. | B_n], V^T the right ones of the stacked
 A_i; adapter i is merged as M_i = U^T B_i A_i V, ranks by ranks, by whatever comes next in the chain, and U M V^T is
 the result. Nothing is lost: U M_i V^T = B_i A_i. A plain sum is the same as without it. For what the paper compares:
-`[core_space, {ties: {density: 0.1, scope: tensor}}]`, or `tsv_m`.
+`[core_space, {ties: {density: 0.1, scope: tensor}}]`, or `tsv_m`. The code can flatten the merged spectrum; that is
+`iso_c` over this merge as a stage.
 
 What is merged does not depend on the factors' split, but the basis does: (B R)(R^-1 A) has other singular vectors, so
 a method that looks at single elements (TIES) sees others.

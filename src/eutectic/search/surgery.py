@@ -11,7 +11,7 @@ asked for.
 import random
 from dataclasses import dataclass
 
-from eutectic.calibrate.entropy import drawn
+from eutectic.calibrate.batches import drawn
 from eutectic.numerics.adam import Adam
 from eutectic.numerics.tensors import Tensor, torch
 

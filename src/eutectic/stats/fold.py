@@ -27,6 +27,7 @@ class Origin(enum.Enum):
     WEIGHTS = "weights"
     INPUTS = "inputs"
     GRADIENTS = "gradients"
+    LEARNED = "learning"
 
 
 class Of(enum.Enum):
@@ -226,7 +227,7 @@ def meets(name: str, axes: int) -> Sees | None:
 
 
 class Calibrated(ABC):
-    """A statistic of what passes through a model, which calibration computes and keeps on disk; a fold like the others.
+    """What calibration computes of data and models, and keeps on disk.
 
     Implementations are frozen dataclasses, hashable by value. Each result is one tensor a model and tensor of weights,
     with the number of rows (or samples) that it was made from. A method that sees slices is handed the slice of a
@@ -250,6 +251,10 @@ class Calibrated(ABC):
     @abstractmethod
     def takes(self, sees: Sees) -> bool:
         """Whether it has a result at tensors that are shown this."""
+
+
+class Accumulated(Calibrated):
+    """A calibrated statistic of what passes through a model: a fold over it like the others."""
 
     @abstractmethod
     def init(self, shape: tuple[int, ...]) -> Tensor:

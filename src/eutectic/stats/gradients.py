@@ -11,13 +11,13 @@ from typing import Literal
 
 from eutectic.errors import CalibrationError
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.stats.fold import Calibrated, Of, Origin, Sees
+from eutectic.stats.fold import Accumulated, Of, Origin, Sees
 
 #: The label of what has none.
 NO_LABEL = -100
 
 
-class OfGradients(Calibrated):
+class OfGradients(Accumulated):
     """What the statistics of this file share."""
 
     origin = Origin.GRADIENTS

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.stats.fold import Calibrated, Of, Origin, Sees
+from eutectic.stats.fold import Accumulated, Of, Origin, Sees
 
 #: Rows multiplied at once in float32.
 ROWS = 2048
 
 
 @dataclass(frozen=True)
-class InputGram(Calibrated):
+class InputGram(Accumulated):
     """X^T X over all rows X that a linear map is given: (width, width), or (groups, width, width).
 
     Rows are tokens (or patches) of the model's own data through its own weights; padding counts as the recipe says.
@@ -46,7 +46,7 @@ class InputGram(Calibrated):
 
 
 @dataclass(frozen=True)
-class InputMoments(Calibrated):
+class InputMoments(Accumulated):
     """Sums and sums of squares of each channel: (2, width), or (2, groups, width).
 
     At a linear map the channels are its inputs'; at the scale of a norm they are the normalised activations that the

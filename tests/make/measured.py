@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from eutectic.plan.steps import Merged
-from eutectic.stats.fold import Calibrated, Norm
+from eutectic.stats.fold import Accumulated, Calibrated, Norm
 from eutectic.stats.store import Measured
 
 #: Rows that a model's made-up data has.
@@ -50,6 +50,9 @@ class MadeUp:
         width = math.prod(site.spec.shape[1:]) if len(site.spec.shape) > 1 else site.spec.numel  # of a map, or a scale
         for seed in seeds:
             rows = inputs(seed, width)
+            if not isinstance(found, Accumulated):  # a number for every channel
+                made.append(Measured.of(magnitudes(seed, (width,)), len(rows)))
+                continue
             state = found.init((rows.shape[1],))
             found.update(state, rows)
             made.append(Measured.of(found.finish(state, len(rows)), len(rows)))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from eutectic.adapters.adapter import Adapter
-from eutectic.adapters.config import read_config
+from eutectic.adapters.config import load_config, read_config
 from eutectic.adapters.edits import Edit
 from eutectic.adapters.stored import Pair
 from eutectic.checkpoint.safetensors import SafetensorsFile
@@ -20,7 +20,7 @@ def adapter(folder: Path, with_base: bool = True) -> Adapter:
     write_adapter(folder, {name: value.astype(np.float32) for name, value in tensors.items()})
     base = SafetensorsFile(write_file(folder / "base.safetensors", {"x": np.ones((2, 2), np.float32)}))
     file = SafetensorsFile(folder / "adapter_model.safetensors")
-    return Adapter(file, read_config(folder), {}, base if with_base else None)
+    return Adapter(file, read_config(*load_config(folder)), {}, base if with_base else None)
 
 
 PAIR = Pair("A", "B", 3.0, False)  # the update is 3 * [[1, 2], [10, 20]]

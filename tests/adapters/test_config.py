@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from peft.utils.other import get_pattern_key
 
-from eutectic.adapters.config import LoraConfig, read_config
+from eutectic.adapters.config import LoraConfig, load_config, read_config
 from eutectic.errors import CheckpointError
 from tests.make.adapters import config
 
@@ -13,7 +13,7 @@ from tests.make.adapters import config
 def written(folder: Path, **changes: Any) -> LoraConfig:
     """Writes a configuration and reads it."""
     (folder / "adapter_config.json").write_text(json.dumps(config(**changes)))
-    return read_config(folder)
+    return read_config(*load_config(folder))
 
 
 def test_scale(tmp_path: Path) -> None:
@@ -100,10 +100,10 @@ def test_broken_files(raw: bytes, message: str, tmp_path: Path) -> None:
     """Anything but one JSON object is refused."""
     (tmp_path / "adapter_config.json").write_bytes(raw)
     with pytest.raises(CheckpointError, match=message):
-        read_config(tmp_path)
+        read_config(*load_config(tmp_path))
 
 
 def test_missing_file(tmp_path: Path) -> None:
     """A folder without a configuration is no adapter."""
     with pytest.raises(CheckpointError, match="no such file"):
-        read_config(tmp_path)
+        read_config(*load_config(tmp_path))

@@ -1,7 +1,7 @@
 import json
 from pathlib import Path
 
-from eutectic.adapters.config import read_config
+from eutectic.adapters.config import load_config, read_config
 from eutectic.adapters.peft_folder import adapter_config, agreed
 
 
@@ -9,7 +9,7 @@ def test_scales_are_one_whatever_the_ranks(tmp_path: Path) -> None:
     """Read back, every module has its rank and a scale of 1, also where one name is the end of another."""
     ranks = {"layers.0.q": 8, "q": 2, "layers.1.q": 8, "other.layers.0.q": 3}
     (tmp_path / "adapter_config.json").write_bytes(adapter_config(ranks, transposed=False, base_name="org/base"))
-    config = read_config(tmp_path)
+    config = read_config(*load_config(tmp_path))
     assert {module: config.rank_of(module) for module in ranks} == ranks
     assert {config.scale_of(module) for module in ranks} == {1.0}
     assert (config.rank, config.base_name, config.transposed) == (8, "org/base", False)

@@ -2,17 +2,21 @@
 
 import json
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from eutectic.adapters.config import LoraConfig
 from eutectic.adapters.edits import Edit
+from eutectic.adapters.oft import OftConfig, Turn, blocks_of
 from eutectic.adapters.stored import FactorStore, Wide, read_small, read_wide
 from eutectic.checkpoint.source import Source
 from eutectic.errors import CheckpointError
 from eutectic.numerics.lowrank import add_squares
+from eutectic.numerics.turned import turned_into
 
 #: Elements computed at once: the work arrays of a read stay within a few MiB.
 CHUNK = 65536
@@ -30,18 +34,22 @@ class Adapter:
         base: the tensors it edits; None when no edit needs them.
     """
 
-    def __init__(self, file: Source, config: LoraConfig, edits: Mapping[str, Edit], base: Source | None) -> None:
+    def __init__(
+        self, file: Source, config: LoraConfig | OftConfig, edits: Mapping[str, Edit], base: Source | None
+    ) -> None:
         self.file = file
         self.config = config
         self.edits = edits
         self._base = base
         self._factors = FactorStore(file)
         self._rescale: dict[str, Wide] = {}
+        self._blocks: OrderedDict[Turn, NDArray[np.float64]] = OrderedDict()
+        self._limit = 16 << 20
         self._lock = threading.Lock()
 
     def keep(self, limit: int) -> None:
         """Sets how many bytes of factors stay in memory between reads; those of one module do whatever their size."""
-        self._factors = FactorStore(self.file, limit)
+        self._factors, self._limit = FactorStore(self.file, limit), limit
 
     def work_dtype(self, edit: Edit) -> np.dtype[np.float32] | np.dtype[np.float64]:
         """Returns float64 for an edit of float64 values, else float32."""
@@ -51,6 +59,9 @@ class Adapter:
 
     def weights(self, edit: Edit, start: int, out: Wide) -> None:
         """Fills `out` (in the work dtype) with elements `start, ...` of the edited tensor."""
+        if edit.turn is not None:
+            self._turn(edit, edit.turn, start, out)
+            return
         out[:] = self._edited(edit, start, out.size)
         self._add_update(edit, start, out)
         if edit.magnitude is not None:
@@ -60,7 +71,7 @@ class Adapter:
 
     def deltas(self, edit: Edit, start: int, out: Wide) -> None:
         """Fills `out` (in the work dtype) with elements `start, ...` of the edited tensor minus the base's."""
-        if edit.magnitude is not None:
+        if edit.magnitude is not None or edit.turn is not None:
             self.weights(edit, start, out)
             out -= self._original(edit, start, out.size)
             return
@@ -77,6 +88,7 @@ class Adapter:
         """Returns the bytes of the adapter's file that an edit reads."""
         keys = [edit.full, edit.magnitude, edit.shift and edit.shift[0]]
         keys += [edit.pair.a, edit.pair.b] if edit.pair else []
+        keys += [edit.turn.key] if edit.turn else []
         return sum(self.file.header[key].nbytes for key in keys if key is not None)
 
     def _original(self, edit: Edit, start: int, count: int) -> Wide:
@@ -100,6 +112,23 @@ class Adapter:
         if edit.shift is not None:
             key, scale = edit.shift
             out += read_small(self.file, key).reshape(-1)[start : start + out.size] * np.float32(scale)
+
+    def _turn(self, edit: Edit, turn: Turn, start: int, out: Wide) -> None:
+        """Multiplies the base's rows, each whole, with the rotations."""
+        width = edit.shape[1]
+        first, last = start // width, -(-(start + out.size) // width)
+        rows = self._original(edit, first * width, (last - first) * width).reshape(-1, width)
+        turned_into(rows.astype(out.dtype, copy=False), self._blocks_of(turn), start - first * width, out)
+
+    def _blocks_of(self, turn: Turn) -> NDArray[np.float64]:
+        """Returns a module's rotations, made on first use; the latest are kept."""
+        with self._lock:
+            if turn not in self._blocks:
+                self._blocks[turn] = blocks_of(self.file, turn)
+            self._blocks.move_to_end(turn)
+            while len(self._blocks) > 1 and sum(each.nbytes for each in self._blocks.values()) > self._limit:
+                self._blocks.popitem(last=False)
+            return self._blocks[turn]
 
     def _rescaling(self, edit: Edit) -> Wide:
         """Returns DoRA's magnitude over length of every output, from one pass over the tensor on first use."""

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +20,6 @@ _OTHER_TYPES = {
     "IA3": "it scales activations instead of adding to weights",
     "LOHA": "its update is a Hadamard product of two low-rank matrices",
     "LOKR": "its update is a Kronecker product",
-    "OFT": "it rotates the base's weights",
     "BOFT": "it rotates the base's weights",
     "VERA": "its projections are drawn again from a seed and are not in the file",
     "XLORA": "it mixes adapters token by token",
@@ -137,20 +136,27 @@ def _of(patterns: Mapping[str, Number], module: str, default: Number) -> Number:
     return patterns.get(module, default)
 
 
-def read_config(folder: Path) -> LoraConfig:
-    """Reads an adapter folder's configuration and checks that its update is one that can be computed exactly.
+def load_config(folder: Path) -> tuple[Mapping[str, Any], str]:
+    """Loads an adapter folder's configuration, and returns it with what messages call it.
 
     Raises:
-        CheckpointError: when it is missing, malformed, or describes another kind of adapter; the reason is named.
+        CheckpointError: when it is missing or malformed.
     """
     path = folder / "adapter_config.json"
-    where = str(path)
-    raw = _load(path, where)
+    return _load(path, str(path)), str(path)
+
+
+def read_config(raw: Mapping[str, Any], where: str) -> LoraConfig:
+    """Reads the configuration of a LoRA adapter, and checks that its update is one that can be computed exactly.
+
+    Raises:
+        CheckpointError: when it is malformed, or describes another kind of adapter; the reason is named.
+    """
     _check_kind(raw, where)
     patterns = {key: _patterns(raw, key, where) for key in ("rank_pattern", "alpha_pattern")}
     ranks = {p: _rank(value, f"{where}: rank_pattern '{p}'") for p, value in patterns["rank_pattern"].items()}
     alphas = {p: _alpha(value, f"{where}: alpha_pattern '{p}'") for p, value in patterns["alpha_pattern"].items()}
-    base_name, saved = raw.get("base_model_name_or_path"), _texts(raw, "modules_to_save", where)
+    base_name, saved = raw.get("base_model_name_or_path"), names_of(raw, "modules_to_save", where)
     return LoraConfig(
         where,
         base_name if isinstance(base_name, str) and base_name else None,
@@ -158,12 +164,12 @@ def read_config(folder: Path) -> LoraConfig:
         _alpha(raw.get("lora_alpha", 8), f"{where}: lora_alpha"),
         ranks,
         alphas,
-        _flag(raw, "use_rslora", where),
-        _flag(raw, "fan_in_fan_out", where),
-        _flag(raw, "use_dora", where),
+        flag_of(raw, "use_rslora", where),
+        flag_of(raw, "fan_in_fan_out", where),
+        flag_of(raw, "use_dora", where),
         saved,
         raw,
-        _texts(raw, "target_parameters", where),
+        names_of(raw, "target_parameters", where),
     )
 
 
@@ -189,7 +195,7 @@ def _check_kind(raw: Mapping[str, Any], where: str) -> None:
     if kind != "LORA":
         reason = _OTHER_TYPES.get(str(kind), "eutectic does not know how its update is computed")
         raise CheckpointError(
-            f"{where}: expected peft_type LORA, found {kind!r:.200}: {reason}; merge it in PEFT first"
+            f"{where}: expected peft_type LORA or OFT, found {kind!r:.200}: {reason}; merge it in PEFT first"
         )
     for key, reason in _VARIANTS.items():
         if raw.get(key):
@@ -201,11 +207,20 @@ def _check_kind(raw: Mapping[str, Any], where: str) -> None:
             f"{where}: init_lora_weights is {start!r:.200}, which changes the base before training, so the factors are "
             "no update of the base on disk; save the adapter in PEFT with path_initial_model_for_weight_conversion"
         )
-    unknown = sorted(key for key, value in raw.items() if value and key not in _KNOWN)
+    check_keys(raw, _KNOWN, where)
+
+
+def check_keys(raw: Mapping[str, Any], known: Collection[str], where: str) -> None:
+    """Checks that nothing is set whose effect on the update is not known.
+
+    Raises:
+        CheckpointError: when something is.
+    """
+    unknown = sorted(key for key, value in raw.items() if value and key not in known)
     if unknown:
         raise CheckpointError(
             f"{where}: {unknown[0]!r:.200} is set, and what it does to the update is not known"
-            f"{nearest(unknown[0], _KNOWN)}"
+            f"{nearest(unknown[0], known)}"
         )
 
 
@@ -221,7 +236,12 @@ def _patterns(raw: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]
     return found
 
 
-def _texts(raw: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+def names_of(raw: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+    """Returns a list of names that the configuration holds; none if it does not.
+
+    Raises:
+        CheckpointError: when it is something else.
+    """
     value = raw.get(key) or ()
     if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
         raise CheckpointError(f"{where}: expected {key} to be a list of names, found {value!r:.200}")
@@ -240,7 +260,12 @@ def _alpha(value: object, what: str) -> float:
     return float(value)
 
 
-def _flag(raw: Mapping[str, Any], key: str, where: str) -> bool:
+def flag_of(raw: Mapping[str, Any], key: str, where: str) -> bool:
+    """Returns whether the configuration switches something on.
+
+    Raises:
+        CheckpointError: when it says neither true nor false.
+    """
     value = raw.get(key) or False
     if not isinstance(value, bool):
         raise CheckpointError(f"{where}: expected {key} to be true or false, found {value!r:.200}")

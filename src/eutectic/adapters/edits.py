@@ -1,10 +1,11 @@
 """What an adapter does to each tensor of the base, worked out from names and shapes before a value is read."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from eutectic.adapters.config import LoraConfig
 from eutectic.adapters.names import Module, Names, Resolver
+from eutectic.adapters.oft import OftConfig, Turn, TurnNames, size_of
 from eutectic.adapters.stored import Pair
 from eutectic.checkpoint.spec import TensorSpec
 from eutectic.errors import CheckpointError, MismatchError
@@ -23,7 +24,8 @@ class Edit:
         pair: factors of an update that is added.
         shift: key of a stored tensor that is added after scaling, and the scale.
         magnitude: key of DoRA's magnitudes: each output's weights are rescaled to this length.
-        module: what the adapter calls the module that the pair belongs to.
+        module: what the adapter calls the module that the pair, or the turn, belongs to.
+        turn: rotations that the base's values are multiplied with, in the place of all of the above.
     """
 
     name: str
@@ -33,11 +35,12 @@ class Edit:
     shift: tuple[str, float] | None = None
     magnitude: str | None = None
     module: str = ""
+    turn: Turn | None = None
 
     @property
     def needs_base(self) -> bool:
         """Whether the difference from the base depends on the base's values."""
-        return self.full is not None or self.magnitude is not None
+        return self.full is not None or self.magnitude is not None or self.turn is not None
 
     @property
     def by_column(self) -> bool:
@@ -87,47 +90,66 @@ def edits_against(
         CheckpointError: when factors contradict each other or the configuration, or a name is ambiguous.
         MismatchError: when a module or shape does not fit the base.
     """
-    fit = _Fit(config, header, base, where, base_name)
+    fit = _Fit(header, base, where, base_name)
     for name, key in names.full.items():
-        fit.place_full(name, key)
+        fit.place_full(name, key, config.saved)
     for module in names.modules.values():
-        fit.place_module(module)
-    fit.check_stacked()
+        fit.place_module(module, config)
+    fit.check_stacked(config)
+    return fit.edits
+
+
+def turns_against(
+    names: TurnNames, config: OftConfig, header: Header, base: Header, where: str, base_name: str
+) -> dict[str, Edit]:
+    """Works out what an OFT adapter's edits of a base's tensors are.
+
+    Raises:
+        CheckpointError: when generators contradict the configuration, or a name is ambiguous.
+        MismatchError: when a module or shape does not fit the base.
+    """
+    fit = _Fit(header, base, where, base_name)
+    for name, key in names.full.items():
+        fit.place_full(name, key, config.saved)
+    for name, (key, embedding) in names.modules.items():
+        fit.place_turn(name, key, embedding, config)
     return fit.edits
 
 
 class _Fit:
     """An adapter being fitted to a base, edit by edit."""
 
-    def __init__(self, config: LoraConfig, header: Header, base: Header, where: str, base_name: str) -> None:
+    def __init__(self, header: Header, base: Header, where: str, base_name: str) -> None:
         self.edits: dict[str, Edit] = {}
-        self._config, self._header, self._base = config, header, base
+        self._header, self._base = header, base
         self._where, self._base_name = where, base_name
         self._resolver = Resolver(base)
         self._votes = Orientations(base)
         self._origin: dict[str, str] = {}  # target -> the adapter's name for it
         self._stacked: set[str] = set()  # which of the configuration's parameters have factors
 
-    def place_full(self, name: str, key: str) -> None:
+    def place_full(self, name: str, key: str, saved: Sequence[str]) -> None:
         """Adds a tensor stored in full."""
         if not self._header[key].dtype.mergeable:
             raise CheckpointError(f"{self._where}: expected float values in '{key}', found {self._header[key].dtype}")
         target = self._resolver.find(name, self._where)
-        if target is None and any(f".{module}." in f".{name}" for module in self._config.saved):
+        if target is None and any(f".{module}." in f".{name}" for module in saved):
             # A head of the adapter's own, say a classifier on a bare encoder.
             self.edits[name] = Edit(name, self._header[key].shape, full=key)
         else:
             self._place(name, key, Edit(target or name, self._header[key].shape, full=key))
 
-    def place_module(self, module: Module) -> None:
+    def place_module(self, module: Module, config: LoraConfig) -> None:
         """Adds a module's factors, and the update of its bias if it has one."""
-        if self._config.parameters and self._place_stacked(module):
+        if config.parameters and self._place_stacked(module, config):
             return
-        out, inputs = _product_shape(module, self._config, self._header, self._where)
-        scale = self._config.scale_of(module.name)
+        out, inputs = _product_shape(module, config, self._header, self._where)
+        scale = config.scale_of(module.name)
         name = f"{module.name}.weight"
         target = self._resolver.find(name, self._where) or name
-        transposed = module.embedding or (len(inputs) == 1 and self._transposed(target, out, inputs[0]))
+        transposed = module.embedding or (
+            len(inputs) == 1 and self._transposed(target, out, inputs[0], config.transposed)
+        )
         shape = (*inputs, out) if transposed else (out, *inputs)
         edit = replace(self.edits.get(target, Edit(target, shape)), shape=shape)
         pair = Pair(module.a, module.b, scale, transposed)
@@ -138,7 +160,39 @@ class _Fit:
             edit = replace(self.edits.get(target, Edit(target, (out,))), shape=(out,))
             self._place(name, module.bias, replace(edit, shift=(module.bias, scale)))
 
-    def _place_stacked(self, module: Module) -> bool:
+    def place_turn(self, module: str, key: str, embedding: bool, config: OftConfig) -> None:
+        """Adds the rotations of a module's inputs."""
+        stored, name = self._header[key], f"{module}.weight"
+        size = size_of(stored.shape[1]) if len(stored.shape) == 2 and stored.dtype.mergeable else None
+        if size is None:
+            raise CheckpointError(
+                f"{self._where}: expected generators of shape (blocks, b (b - 1) / 2) in '{key}', found "
+                f"{stored.dtype} of shape {stored.shape}; save the adapter again in PEFT"
+            )
+        target = self._resolver.find(name, self._where) or name
+        spec = self._base.get(target)
+        if spec is not None:
+            self._check_turned(key, stored, size, spec, embedding, config)
+        turn = Turn(key, size, embedding, config.terms, config.radius)
+        self._place(name, key, Edit(target, spec.shape if spec is not None else (), module=module, turn=turn))
+
+    def _check_turned(
+        self, key: str, stored: TensorSpec, size: int, spec: TensorSpec, embedding: bool, config: OftConfig
+    ) -> None:
+        if len(spec.shape) != 2 or (not embedding and self._votes.of(spec.name, config.transposed)):
+            raise MismatchError(
+                f"{self._where}: '{key}' rotates the inputs of '{spec.name}' of shape {spec.shape}, a convolution or a "
+                "map stored as (in, out), which is not read; merge the adapter into its base in PEFT"
+            )
+        blocks = spec.shape[1] / size
+        if stored.shape[0] != (1 if config.shared else blocks) or blocks != int(blocks):
+            have = "one block that all share" if config.shared else f"{blocks:g} blocks"
+            raise MismatchError(
+                f"{self._where}: expected {have} of {size} channels for '{spec.name}' of shape {spec.shape} in the "
+                f"base {self._base_name}, found {stored.shape[0]} in '{key}'; take the base this adapter was trained on"
+            )
+
+    def _place_stacked(self, module: Module, config: LoraConfig) -> bool:
         """Adds the factors of a stacked parameter; False when the module holds none that is targeted.
 
         The file says which module, not which of its parameters: that is the targeted one of fitting shape and rank.
@@ -147,7 +201,7 @@ class _Fit:
         under = module.name.replace(".base_layer", "")
         fitting: list[tuple[str, int, bool, str]] = []
         known = False
-        for ending in self._config.parameters:
+        for ending in config.parameters:
             parent, _, leaf = ending.rpartition(".")
             target = self._resolver.find(f"{under}.{leaf}", self._where)
             if target is None or not f".{under}".endswith(f".{parent}" if parent else ""):
@@ -156,7 +210,7 @@ class _Fit:
             shape = self._base[target].shape
             experts = shape[0] if len(shape) == 3 else 1
             matrix = shape[-2:]
-            if len(a.shape) == len(b.shape) == 2 and self._config.rank_of(f"{under}.{leaf}") * experts == a.shape[0]:
+            if len(a.shape) == len(b.shape) == 2 and config.rank_of(f"{under}.{leaf}") * experts == a.shape[0]:
                 for swapped, sides in ((False, (b.shape[0], a.shape[1])), (True, (a.shape[1], b.shape[0]))):
                     if matrix == sides and b.shape[1] == a.shape[0]:
                         fitting.append((target, experts, swapped, ending))
@@ -170,13 +224,13 @@ class _Fit:
             )
         target, experts, swapped, ending = fitting[0]
         self._stacked.add(ending)
-        pair = Pair(module.a, module.b, self._config.scale_of(target), swapped, experts)
+        pair = Pair(module.a, module.b, config.scale_of(target), swapped, experts)
         self._place(target, module.a, Edit(target, self._base[target].shape, pair=pair, module=module.name))
         return True
 
-    def check_stacked(self) -> None:
+    def check_stacked(self, config: LoraConfig) -> None:
         """Checks that every parameter which the configuration targets was met."""
-        for ending in self._config.parameters:
+        for ending in config.parameters:
             if ending not in self._stacked:
                 raise MismatchError(
                     f"{self._where}: target_parameters names '{ending}', and no factors of the file fit such a "
@@ -205,7 +259,7 @@ class _Fit:
             )
         self.edits[spec.name] = edit
 
-    def _transposed(self, target: str, out: int, inputs: int) -> bool:
+    def _transposed(self, target: str, out: int, inputs: int, said: bool) -> bool:
         """Whether the base stores the weight (in, out).
 
         The shape says so unless it is square. Then the other weights of its block do. The configuration comes last:
@@ -213,7 +267,7 @@ class _Fit:
         """
         if inputs != out:
             return target in self._base and self._base[target].shape == (inputs, out)
-        return self._votes.of(target, self._config.transposed)
+        return self._votes.of(target, said)
 
 
 class Orientations:

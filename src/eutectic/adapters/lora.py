@@ -1,7 +1,7 @@
-"""LoRA adapters as PEFT writes them (a folder), or kohya's trainers (a file): as differences, or folded into a base.
+"""Adapters as PEFT writes them (a folder of LoRA's or OFT's), or kohya's trainers (a file): as differences, or folded.
 
     open_adapter(folder)      the differences, without a base: plain factors only
-    against(base, folder)     the differences from this base: names and orientation checked; DoRA and full tensors too
+    against(base, folder)     the differences from this base: names and orientation checked; DoRA, OFT, full tensors too
     fold(base, folder)        the whole model, base plus adapter
 
 Tensors that an adapter stores in full (modules_to_save, trained biases, resized or copied embeddings) are weights, not
@@ -15,10 +15,11 @@ not, PEFT decides by its class whether its weight is stored (in, out); here the 
 from pathlib import Path
 
 from eutectic.adapters.adapter import Adapter
-from eutectic.adapters.config import LoraConfig, read_config
-from eutectic.adapters.edits import edits_against, edits_alone
+from eutectic.adapters.config import LoraConfig, load_config, read_config
+from eutectic.adapters.edits import Edit, edits_against, edits_alone, turns_against
 from eutectic.adapters.kohya import is_kohya, read_kohya
 from eutectic.adapters.names import Names, read_names
+from eutectic.adapters.oft import OftConfig, TurnNames, oft_config, read_turn_names
 from eutectic.adapters.peft_folder import WEIGHTS
 from eutectic.adapters.sources import DeltaSource, FoldedSource
 from eutectic.checkpoint.safetensors import SafetensorsFile
@@ -39,6 +40,11 @@ def open_adapter(folder: Path) -> Checkpoint:
     """
     config, file, names = _open(folder, None)
     try:
+        if isinstance(config, OftConfig) or isinstance(names, TurnNames):
+            raise CheckpointError(
+                f"{folder}: is an OFT adapter, which rotates the base's weights, so its differences depend on them; "
+                "give the base too"
+            )
         edits = edits_alone(names, config, file.header, file.name)
     except BaseException:
         file.close()
@@ -80,17 +86,19 @@ def fold(base: Checkpoint, folder: Path) -> Checkpoint:
     return Checkpoint(reference, source, base.folder, base.config, base.revision)
 
 
-def _open(folder: Path, base: Checkpoint | None) -> tuple[LoraConfig, SafetensorsFile, Names]:
+def _open(folder: Path, base: Checkpoint | None) -> tuple[LoraConfig | OftConfig, SafetensorsFile, Names | TurnNames]:
     if folder.is_file():
         return _open_file(folder, base)
-    config = read_config(folder)
+    raw, where = load_config(folder)
+    oft = raw.get("peft_type") == "OFT"
+    config = oft_config(raw, where) if oft else read_config(raw, where)
     if not (folder / WEIGHTS).exists() and (folder / "adapter_model.bin").exists():
         raise CheckpointError(
             f"{folder}: expected {WEIGHTS}, found adapter_model.bin, a pickle; save the adapter as safetensors in PEFT"
         )
     file = SafetensorsFile(folder / WEIGHTS, parked=True)
     try:
-        names = read_names(file.header, file.name)
+        names = read_turn_names(file.header, file.name) if oft else read_names(file.header, file.name)
         if not names.modules and not names.full:
             raise CheckpointError(f"{file.name}: the adapter is empty: it holds no tensor")
     except BaseException:
@@ -125,8 +133,19 @@ def _fit(base: Checkpoint, folder: Path) -> Adapter:
         raise MismatchError(f"{folder}: an adapter is fitted to a model, and {base.reference} is an adapter itself")
     config, file, names = _open(folder, base)
     try:
-        edits = edits_against(names, config, file.header, base.source.header, file.name, base.reference)
+        edits = _edits(config, file, names, base)
     except BaseException:
         file.close()
         raise
     return Adapter(file, config, edits, base.source)
+
+
+def _edits(
+    config: LoraConfig | OftConfig, file: SafetensorsFile, names: Names | TurnNames, base: Checkpoint
+) -> dict[str, Edit]:
+    header, under = file.header, base.source.header
+    if isinstance(config, OftConfig):
+        assert isinstance(names, TurnNames)
+        return turns_against(names, config, header, under, file.name, base.reference)
+    assert isinstance(names, Names)
+    return edits_against(names, config, header, under, file.name, base.reference)

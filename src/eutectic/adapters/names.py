@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from eutectic.errors import CheckpointError
 
-_PREFIX = "base_model.model."
+#: What PEFT puts before every name.
+PREFIX = "base_model.model."
 _ADAPTER = r"(?:\.(?P<adapter>(?!weight$|bias$)[^.]+))?"
 _FACTOR = re.compile(rf"(?P<module>.+)\.lora_(?P<part>A|B){_ADAPTER}\.(?P<leaf>weight|bias)")
 _EMBEDDING = re.compile(rf"(?P<module>.+)\.lora_embedding_(?P<part>A|B){_ADAPTER}")
@@ -58,7 +59,7 @@ def read_names(keys: Iterable[str], where: str) -> Names:
     full: dict[str, str] = {}
     schemes: tuple[dict[bool, str], dict[str | None, str]] = ({}, {})  # with PEFT's prefix or not; adapter name
     for key in keys:
-        name = key.removeprefix(_PREFIX)
+        name = key.removeprefix(PREFIX)
         match, part = _part(name)
         if match is None and _FOREIGN.search(name):
             raise CheckpointError(
@@ -67,7 +68,7 @@ def read_names(keys: Iterable[str], where: str) -> Names:
         schemes[0].setdefault(name != key, key)
         if match:
             schemes[1].setdefault(match["adapter"], key)
-        group, place = (parts.setdefault(match["module"], {}), part) if match else (full, _full_name(name))
+        group, place = (parts.setdefault(match["module"], {}), part) if match else (full, full_name(name))
         if place in group:
             raise CheckpointError(f"{where}: tensors '{group[place]}' and '{key}' stand for the same thing")
         group[place] = key
@@ -91,7 +92,7 @@ def _part(name: str) -> tuple[re.Match[str] | None, str]:
     return None, ""
 
 
-def _full_name(name: str) -> str:
+def full_name(name: str) -> str:
     """Returns the name in the model of a tensor stored in full."""
     if match := _SAVED.fullmatch(name):
         name = f"{match['module']}.{match['leaf']}"

@@ -61,7 +61,7 @@ class DeltaSource:
         """Bytes of disk read to produce the whole tensor once: its factors, and the base where it is needed."""
         edit = self._adapter.edits[name]
         base = self._base.read_cost(name) if self._base is not None and edit.needs_base else 0
-        return self._adapter.read_cost(edit) + base * (1 if edit.magnitude is None else 2)
+        return self._adapter.read_cost(edit) + base * (1 if edit.magnitude is None and edit.turn is None else 2)
 
     def fingerprint(self) -> str:
         """A digest of the adapter's file and configuration, and of the base where a difference needs it."""

@@ -17,7 +17,7 @@ class ModuleUpdate:
     Attributes:
         name: the tensor.
         shape: its shape.
-        kind: `factors`, `dora`, or `full` for what is stored in full (and biases).
+        kind: `factors`, `dora`, `rotation`, or `full` for what is stored in full (and biases).
         rank: of the factors; 0 without any.
         scale: on their product.
         norm: Frobenius norm of the product with its scale; NaN where the update depends on the base.
@@ -68,7 +68,8 @@ def inspect_updates(checkpoint: Checkpoint) -> AdapterInspection:
     updates = []
     for name, edit in adapter.edits.items():
         if edit.pair is None:
-            updates.append(ModuleUpdate(name, edit.shape, "full", 0, 1.0, math.nan))
+            kind = "full" if edit.turn is None else "rotation"
+            updates.append(ModuleUpdate(name, edit.shape, kind, 0, 1.0, math.nan))
             continue
         parts = read_experts(adapter.file, edit.pair)
         kind = "factors" if edit.magnitude is None else "dora"

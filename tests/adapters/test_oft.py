@@ -71,6 +71,16 @@ def test_by_hand(tmp_path: Path) -> None:
     assert read(turned.source, "x.weight").tolist() == [[2, -1, 3, 4], [6, -5, 7, 8]]  # (1 2) R
 
 
+def test_what_takes_the_bases_place_is_turned(tmp_path: Path) -> None:
+    """An embedding that is stored in full, (10 20), is turned by a quarter instead of the base's (1 2)."""
+    base = write_base(tmp_path / "base", {"x.weight": np.array([[1, 2]], np.float32)})
+    stored = {"base_model.model.x.base_layer.weight": np.array([[10, 20]], np.float32)}
+    stored[KEY.replace("oft_R", "oft_embedding_R")] = np.array([[1]], np.float32)
+    folder = write_adapter(tmp_path / "adapter", stored, **PLAIN)
+    assert read(fold(base, folder).source, "x.weight").tolist() == [[20, -10]]
+    assert read(against(base, folder).source, "x.weight").tolist() == [[19, -12]]
+
+
 def test_constrained_by_hand(tmp_path: Path) -> None:
     """Two blocks and eps sqrt(2): each generator is cut to the length 1, that is to entries of 1 / sqrt(2)."""
     base = write_base(tmp_path / "base", {"x.weight": np.array([[1, 0, 1, 0]], np.float32)})

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 import eutectic
 from eutectic.adapters.factors import Factors
+from eutectic.adapters.oft import size_of
 from eutectic.calibrate.columns import Columns, Update, learn
 from eutectic.diagnose.directions import directions
 from eutectic.engine.bases import carried_back
 from eutectic.methods import get
-from eutectic.methods.orthomerge import join
 from eutectic.methods.site import Coordinates, Site
 from eutectic.numerics.draw import Key
 from eutectic.search.weights import loss_of
@@ -257,8 +257,23 @@ def _check_pcb(params: Mapping[str, Any], want: Tensors, folders: list[Path], tm
 
 def _check_rotations(params: Mapping[str, Any], given: Tensors, want: Tensors, tmp_path: Path) -> None:
     """Holds generators of OFT adapters, and full models merged around their base, to the reference."""
-    stored = join([given[f"oft{at}/oft_R"] for at in range(params["T"])])
-    _close(stored, want["oft_merged"], params["tolerance"], "oft_merged")
+    stored = [given[f"oft{at}/oft_R"] for at in range(params["T"])]
+    adapters, key = [], f"{PREFIX}layers.0.x.oft_R.weight"
+    size = size_of(stored[0].shape[-1])
+    assert size is not None
+    (tmp_path / "turned").mkdir()
+    turned = {"layers.0.x.weight": torch.zeros(3, size * len(stored[0]))}
+    save_file(turned, tmp_path / "turned" / "model.safetensors")
+    for at, numbers in enumerate(stored):
+        adapters.append(tmp_path / f"oft{at}")
+        adapters[-1].mkdir()
+        save_file({key: numbers.contiguous()}, adapters[-1] / "adapter_model.safetensors")
+        config = {"peft_type": "OFT", "oft_block_size": size, "use_cayley_neumann": False}
+        (adapters[-1] / "adapter_config.json").write_text(json.dumps(config))
+    joined: dict[str, Any] = {"base": str(tmp_path / "turned"), "models": [str(path) for path in adapters]}
+    joined |= {"method": "orthomerge", "output": {"form": "adapter"}}
+    made = load_file(merge(joined, tmp_path / "joined") / "adapter_model.safetensors")
+    _close(made[key], want["oft_merged"], params["tolerance"], "oft_merged")
     for name in ("base", *(f"expert{at}" for at in range(params["T"]))):
         (tmp_path / name).mkdir()
         weights = {"layers.0.self_attn.q_proj.weight": given[f"{name}/W"].contiguous()}

@@ -114,10 +114,10 @@ class Adapter:
             out += read_small(self.file, key).reshape(-1)[start : start + out.size] * np.float32(scale)
 
     def _turn(self, edit: Edit, turn: Turn, start: int, out: Wide) -> None:
-        """Multiplies the base's rows, each whole, with the rotations."""
+        """Multiplies rows, each whole, with the rotations."""
         width = edit.shape[1]
         first, last = start // width, -(-(start + out.size) // width)
-        rows = self._original(edit, first * width, (last - first) * width).reshape(-1, width)
+        rows = self._edited(edit, first * width, (last - first) * width).reshape(-1, width)
         turned_into(rows.astype(out.dtype, copy=False), self._blocks_of(turn), start - first * width, out)
 
     def _blocks_of(self, turn: Turn) -> NDArray[np.float64]:

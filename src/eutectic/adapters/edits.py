@@ -25,7 +25,7 @@ class Edit:
         shift: key of a stored tensor that is added after scaling, and the scale.
         magnitude: key of DoRA's magnitudes: each output's weights are rescaled to this length.
         module: what the adapter calls the module that the pair, or the turn, belongs to.
-        turn: rotations that the base's values are multiplied with, in the place of all of the above.
+        turn: rotations that the base's values, or those that take their place, are multiplied with.
     """
 
     name: str
@@ -173,8 +173,9 @@ class _Fit:
         spec = self._base.get(target)
         if spec is not None:
             self._check_turned(key, stored, size, spec, embedding, config)
+        edit = self.edits.get(target, Edit(target, spec.shape if spec is not None else ()))
         turn = Turn(key, size, embedding, config.terms, config.radius)
-        self._place(name, key, Edit(target, spec.shape if spec is not None else (), module=module, turn=turn))
+        self._place(name, key, replace(edit, module=module, turn=turn))
 
     def _check_turned(
         self, key: str, stored: TensorSpec, size: int, spec: TensorSpec, embedding: bool, config: OftConfig

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from eutectic.adapters.config import check_keys, flag_of, names_of
 from eutectic.adapters.names import PREFIX, full_name
-from eutectic.adapters.stored import read_small
+from eutectic.adapters.stored import read_finite
 from eutectic.checkpoint.source import Source
 from eutectic.errors import CheckpointError
 
@@ -188,7 +188,7 @@ def read_generators(file: Source, turn: Turn) -> NDArray[np.float64]:
     Raises:
         CheckpointError: when they cannot be read, or hold NaN or infinity.
     """
-    stored = read_small(file, turn.key).astype(np.float64)
+    stored = read_finite(file, turn.key).astype(np.float64)
     found = np.zeros((len(stored), turn.size, turn.size))
     rows, columns = np.triu_indices(turn.size, 1)
     found[:, rows, columns] = stored

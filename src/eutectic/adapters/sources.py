@@ -179,7 +179,7 @@ def share_memory(sources: Sequence[Source]) -> None:
 
 def _stored(edit: Edit) -> bool:
     """Whether the edited tensor is what the adapter stores, byte for byte."""
-    return edit.full is not None and edit.pair is None and edit.shift is None
+    return edit.full is not None and edit.pair is None and edit.shift is None and edit.turn is None
 
 
 def _fill(compute: Callable[[Edit, int, Wide], None], edit: Edit, spec: TensorSpec, start: int, out: Buffer) -> None:

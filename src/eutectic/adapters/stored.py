@@ -118,7 +118,7 @@ def read_small(source: Source, name: str) -> Floats:
     Raises:
         CheckpointError: when it holds NaN or infinity, which would spread over every element it is multiplied into.
     """
-    return _finite(source, name).astype(np.float32, copy=False)
+    return read_finite(source, name).astype(np.float32, copy=False)
 
 
 def read_factors(source: Source, pair: Pair, double: bool = False) -> Factors:
@@ -128,7 +128,7 @@ def read_factors(source: Source, pair: Pair, double: bool = False) -> Factors:
         CheckpointError: when they cannot be read, or hold NaN or infinity.
     """
     kind = np.float64 if double else np.float32
-    a, b = (_finite(source, key).astype(kind, copy=False) for key in (pair.a, pair.b))
+    a, b = (read_finite(source, key).astype(kind, copy=False) for key in (pair.a, pair.b))
     a, b = a.reshape(a.shape[0], -1), b.reshape(b.shape[0], -1)
     return Factors(torch.from_numpy(b), torch.from_numpy(a), pair.scale)
 
@@ -143,8 +143,12 @@ def read_experts(source: Source, pair: Pair, double: bool = False) -> list[Facto
     return [Factors(b[:, :, at], a[at], pair.scale) for at in range(pair.experts)]
 
 
-def _finite(source: Source, name: str) -> Wide:
-    """Reads a whole tensor, float32 or as float64 as it is, and refuses NaN and infinity."""
+def read_finite(source: Source, name: str) -> Wide:
+    """Reads a whole tensor in its stored shape: float32, or float64 where it is.
+
+    Raises:
+        CheckpointError: when it holds NaN or infinity, which would spread over every element it is multiplied into.
+    """
     spec = find(source.header, name, source.name)
     values = read_wide(source, name, 0, spec.numel)
     if not np.isfinite(values).all():

@@ -10,14 +10,16 @@ from eutectic.checkpoint.views import digest_of
 from eutectic.engine.bases import Bases, CoordinateSource
 from eutectic.engine.factored import FactoredSource, Maker, ranks_for, summary
 from eutectic.engine.staged import staged
+from eutectic.engine.turned import TurnedSource
 from eutectic.engine.updates import UpdateSource
 from eutectic.errors import RecipeError
 from eutectic.methods.declare import Domain
-from eutectic.plan.adapter import build_adapter, crew
+from eutectic.plan.adapter import build_adapter, build_turned, crew
 from eutectic.plan.build import build, default_memory
 from eutectic.plan.dense import Sorted, dense_sites
 from eutectic.plan.factored import FactorSite, Route, factor_sites, is_sum, layout_of, ranked, route_of
 from eutectic.plan.steps import Plan
+from eutectic.plan.turned import joins_generators, turned_sites
 from eutectic.recipe.chain import bind
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Step
 
@@ -58,6 +60,11 @@ def plan_differences(
         RecipeError: when the recipe asks for what cannot be.
     """
     budget = default_memory() if memory is None else memory
+    if recipe.output.form == "adapter" and joins_generators(recipe, models):
+        turned = turned_sites(recipe, models, layout_of(models, base.config if base is not None else {}))
+        joined = TurnedSource(turned, models, "the merged adapter")
+        whole = Checkpoint(joined.name, joined)
+        return build_turned(recipe, base, models, turned, whole, version=version, budget=budget, threads=threads)
     deltas = [_as_delta(model, base) for model in models]
     if recipe.output.form == "delta":
         zeros = _zeros(deltas, base)

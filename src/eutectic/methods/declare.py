@@ -270,6 +270,8 @@ class Method(Generic[P]):
         parameters: its schema.
         extras: what it makes for each model beside the merged tensor; its function then returns `Outputs`.
         specialise: how the tensor of one task comes from the base's, the merged one and that task's extras.
+        generators: merges what adapters of rotations store of a module, n tensors (blocks, numbers) in float64, given
+            its hyperparameters (per-model ones as tuples); None for methods that do not know rotations.
     """
 
     name: str
@@ -286,6 +288,7 @@ class Method(Generic[P]):
     parameters: tuple[Parameter, ...]
     extras: tuple[Extra, ...] = ()
     specialise: Specialise | None = None
+    generators: Callable[..., Tensor] | None = None
 
     def __call__(self, site: Site, /, *args: P.args, **kwargs: P.kwargs) -> Tensor:
         return self.outputs(site, *args, **kwargs).merged
@@ -394,6 +397,7 @@ def _wrap(
     elsewhere: Callable[..., Elsewhere],
     extras: tuple[Extra, ...] = (),
     specialise: Specialise | None = None,
+    generators: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     if bool(extras) != (specialise is not None):
         raise TypeError("a method declares extras and how a task's tensor comes back from them, or neither")
@@ -404,7 +408,7 @@ def _wrap(
         parameters = tuple(_parameter(entry, docs.get(entry.name, "")) for entry in entries)
         name = function.__name__
         declared = (paper, laws, needs, vary, folds, calibrated, fused, elsewhere, parameters, extras, specialise)
-        return Method(name, function, combines, *declared)
+        return Method(name, function, combines, *declared, generators)
 
     return wrapper
 
@@ -421,9 +425,11 @@ def combine(
     elsewhere: Callable[..., Elsewhere] = averaged,
     extras: tuple[Extra, ...] = (),
     specialise: Specialise | None = None,
+    generators: Callable[..., Tensor] | None = None,
 ) -> Callable[[Callable[Concatenate[Site, P], Made]], Method[P]]:
     """Declares a method that makes one tensor `(*shape)` of n, and with `extras` something for each model besides."""
-    return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, elsewhere, extras, specialise)
+    others = (elsewhere, extras, specialise, generators)
+    return _wrap(True, paper, needs, laws, folds, calibrated, fused, vary, *others)
 
 
 def transform(

@@ -10,8 +10,8 @@ they are, the more so the more they differ, so it is given their mean length:
 Departs: R_n is a rotation (in the authors' code, R_n with a reflection makes numbers of 1e15); where W_0^T W_n has no
 direction, R_n moves as little as it can; half a turn, which has no generator, is refused. `weight` multiplies Q_n and
 the residual. Vectors move by the mean of their deltas; embeddings and heads too, unless `tensors: matrices`, as in the
-authors' code. The authors merge what OFT adapters store by the first line, block by block (`join`); such adapters are
-not read here.
+authors' code. OFT adapters store generators of blocks; merged to an adapter (`output: {form: adapter}`), those of a
+module are merged by the first line, all blocks together, as in the authors' code, and there is no residual.
 """
 
 from eutectic.errors import MismatchError
@@ -37,12 +37,17 @@ def _elsewhere(n: int, **_: object) -> Elsewhere:
     return mean_elsewhere(n, scale=1.0)
 
 
+def _generators(parts: list[Tensor], *, weight: tuple[float, ...], **_: object) -> Tensor:
+    return join([each * part for each, part in zip(weight, parts, strict=True)])
+
+
 @combine(
     Paper("arXiv:2602.05943", "OrthoMerge", 2026),
     needs=_needs(tensors="linear"),
     laws=Laws(symmetric=True, fixed_point=True, identity=False, shift=False, scale=True),
     vary=_needs,
     elsewhere=_elsewhere,
+    generators=_generators,
 )
 def orthomerge(
     site: Site,

@@ -14,7 +14,8 @@ from eutectic.plan.build import job_of, recipe_metadata
 from eutectic.plan.dense import Sorted
 from eutectic.plan.factored import FactorSite, Route
 from eutectic.plan.memory import SLACK
-from eutectic.plan.steps import Copied, Feed, Memory, Plan, Schedule
+from eutectic.plan.steps import Copied, Dropped, Feed, Memory, Plan, Schedule
+from eutectic.plan.turned import TurnedSite, turned_config
 from eutectic.quantities import format_bytes
 from eutectic.recipe.model import Recipe
 
@@ -72,15 +73,20 @@ def crew(sites: Sequence[FactorSite], route: Route, budget: int, threads: int) -
     """
     dearest = max(sites, key=lambda site: making_bytes(site, route))
     each = making_bytes(dearest, route) + _PIECE
+    return min(threads, _fitting(dearest.name, each, budget)), each
+
+
+def _fitting(name: str, each: int, budget: int) -> int:
+    """Returns how many workers of so many bytes fit in a budget; at least one, or it is an error."""
     fitting = (budget - SLACK) // each
     if fitting < 1:
         needed = SLACK + each
         raise OverBudget(
-            f"{dearest.name}: making its update takes {format_bytes(needed)}, and the budget is "
+            f"{name}: making its update takes {format_bytes(needed)}, and the budget is "
             f"{format_bytes(budget)}; give at least --memory {-(-needed // 2**20)}MiB",
             needed,
         )
-    return min(threads, fitting), each
+    return fitting
 
 
 def build_adapter(
@@ -121,18 +127,96 @@ def build_adapter(
     if not sites:
         raise RecipeError("output: the models change no tensor that an adapter could hold")
     workers, each = crew(sites, route, budget - held, threads or len(os.sched_getaffinity(0)))
+    why = {spec.name: _why(site, recipe) for site in sites for spec in site.specs}
+    why |= dict.fromkeys(rest.saved if rest is not None else (), "stored in full")
+    return _plan_of(
+        recipe,
+        base,
+        models,
+        made,
+        why,
+        _config(recipe, models, sites, rest),
+        workers=workers,
+        each=each,
+        losses=losses,
+        version=version,
+        budget=budget,
+        held=held,
+        dropped=rest.dropped if rest is not None else (),
+    )
+
+
+def build_turned(
+    recipe: Recipe,
+    base: Checkpoint | None,
+    models: Sequence[Checkpoint],
+    sites: Sequence[TurnedSite],
+    made: Checkpoint,
+    *,
+    version: str,
+    budget: int,
+    threads: int | None = None,
+) -> Plan:
+    """Plans an adapter folder of rotations, whose generators a source makes. No tensor is read.
+
+    Args:
+        recipe: what to merge and how.
+        base: the open base, if the recipe has one.
+        models: the open adapters.
+        sites: the modules.
+        made: the source that makes them.
+        version: of eutectic.
+        budget: bytes the run may hold.
+        threads: workers; one a usable core if None.
+
+    Raises:
+        OverBudget: when the budget is too small.
+        RecipeError: when there is nothing to write.
+    """
+    if not sites:
+        raise RecipeError("output: the adapters turn no module that is merged")
+    dearest = max(sites, key=lambda site: site.nbytes)
+    each = dearest.nbytes + _PIECE
+    fitting = _fitting(dearest.name, each, budget)
+    method = recipe.method[0].method
+    return _plan_of(
+        recipe,
+        base,
+        models,
+        made,
+        {site.spec.name: f"by {method}, of generators" for site in sites},
+        turned_config(recipe, models, sites),
+        workers=min(threads or len(os.sched_getaffinity(0)), fitting),
+        each=each,
+        losses=None,
+        version=version,
+        budget=budget,
+    )
+
+
+def _plan_of(
+    recipe: Recipe,
+    base: Checkpoint | None,
+    models: Sequence[Checkpoint],
+    made: Checkpoint,
+    why: Mapping[str, str],
+    config: bytes,
+    *,
+    workers: int,
+    each: int,
+    losses: Callable[[], Mapping[str, Any]] | None,
+    version: str,
+    budget: int,
+    held: int = 0,
+    dropped: tuple[Dropped, ...] = (),
+) -> Plan:
+    """A plan that copies what a source makes to an adapter folder; `why` says by name how each tensor is made."""
     inputs = (*([base] if base else []), *models, made)
-    copied = [
-        Copied(spec, Feed(len(inputs) - 1, spec.name, spec.dtype, spec.numel), _why(site, recipe))
-        for site in sites
-        for spec in site.specs
-    ]
-    for name in rest.saved if rest is not None else ():
-        spec = made.source.header[name]
-        copied.append(Copied(spec, Feed(len(inputs) - 1, name, spec.dtype, spec.numel), "stored in full"))
+    specs = [made.source.header[name] for name in why]
+    copied = [Copied(spec, Feed(len(inputs) - 1, spec.name, spec.dtype, spec.numel), why[spec.name]) for spec in specs]
     fingerprints = {str(at): checkpoint.source.fingerprint() for at, checkpoint in enumerate(inputs)}
     layout = lay_out_one([each.spec for each in copied], WEIGHTS, recipe_metadata(recipe))
-    sidecars = (Sidecar(CONFIG, "the adapter's ranks and modules", _config(recipe, models, sites, rest)),)
+    sidecars = (Sidecar(CONFIG, "how the adapter is applied", config),)
     reads = sum(made.source.read_cost(each.spec.name) for each in copied)
     return Plan(
         recipe,
@@ -140,7 +224,7 @@ def build_adapter(
         base is not None,
         (),
         tuple(copied),
-        rest.dropped if rest is not None else (),
+        dropped,
         layout,
         sidecars,
         (),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from eutectic.numerics.spectra import Svd, effective_rank, gram, isotropic, polar, procrustes, svd, times
+from eutectic.numerics.spectra import Svd, _quick, effective_rank, gram, isotropic, polar, procrustes, svd, times
 
 SHAPES = [(1, 1), (5, 5), (40, 7), (7, 40), (2100, 30), (64, 64)]
 EACH = pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -57,6 +57,44 @@ def test_the_leading_triplets(shape: tuple[int, int]) -> None:
     assert len(found.s) == most
     rest = (matrix.double() - found.matrix.double()).norm()
     assert rest == pytest.approx(float(s[most:].norm()), rel=1e-4, abs=1e-6)
+
+
+QUICK = pytest.mark.parametrize("shape", [(256, 256), (700, 300), (300, 700)], ids=str)
+
+
+@QUICK
+@pytest.mark.parametrize("size", [1e-30, 1.0, 1e25])
+def test_the_quick_way(shape: tuple[int, int], size: float) -> None:
+    """Of a spectrum down to a hundredth the leading eighth is nearly the exact one, of any size."""
+    matrix = decaying(*shape) * size
+    most = min(shape) // 6
+    quick = _quick(matrix if shape[0] >= shape[1] else matrix.T, most)
+    assert quick is not None
+    found = svd(matrix, most)
+    u, s, v = whole(matrix)
+    assert torch.allclose(found.s.double(), s[:most], rtol=1e-5, atol=0)
+    assert orthonormal(found.u)
+    assert orthonormal(found.v)
+    expected = (u[:, :most] * s[:most]) @ v[:, :most].T
+    assert float((found.matrix.double() - expected).norm() / expected.norm()) < 1e-4
+    assert torch.equal(found.u, svd(matrix, most).u)
+
+
+def test_where_the_quick_way_does_not_go() -> None:
+    """Steep spectra, more than half of the directions, few columns, nothing, and numbers that are not finite."""
+    matrix = decaying(400, 300)
+    assert _quick(matrix, 151) is None
+    assert _quick(matrix[:, :250], 20) is None
+    assert _quick(decaying(400, 300, least=1e-6), 140) is None
+    assert _quick(torch.zeros(400, 300), 20) is None
+    for bad in (math.nan, math.inf):
+        broken = matrix.clone()
+        broken[3, 5] = bad
+        assert _quick(broken, 20) is None
+        assert svd(broken, 20).u.isnan().all()
+    steep = decaying(400, 300, least=1e-6)
+    _, s, _ = whole(steep)
+    assert torch.allclose(svd(steep, 140).s.double(), s[:140], rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("least", [1e-1, 1e-2, 1e-3, 1e-4, 1e-6])

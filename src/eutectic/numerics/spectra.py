@@ -1,22 +1,27 @@
 """Singular vectors, polar factors and ranks of one matrix, each by the cheapest way whose error is stated.
 
-Three ways lead to the singular vectors of a matrix A (m, n):
+Four ways lead to the singular vectors of a matrix A (m, n):
 
 - *plain*: the library's SVD, in the matrix's own precision.
 - *Gram*: the eigenvectors of A^T A (or A A^T, whichever is smaller) in float64, at a fraction of the cost. It squares
   the spread of the singular values: with a unit roundoff e, s_i comes out with a relative error of about
   e (s_1 / s_i)^2.
+- *quick*: of 256 columns and more, for the leading half of the directions at most, and where the last of these has
+  s_k >= 0.01 s_1: the Gram matrix in float32, after which values and vectors are made of A itself. What is left is a
+  mixture of the last directions kept with the first that are not, of 1e-7 s_1^2 / (s_i^2 - s_j^2).
 - *low rank*: when a sketch of A shows that few directions hold all of it, as the deltas of adapters, those directions
   are split off by QR, and the Gram way is taken in them.
 
-float32 matrices go the last two ways (e = 1e-16). Directions with s_i <= 4 eps32 s_1, which rounding to float32 alone
-may have made, are dropped: at this edge the Gram way's error is 5e-4 of the value, and it falls with the square of the
-distance. What the low-rank way leaves out is at most 16 eps32 |A| in the Frobenius norm. float64 matrices, and those
-whose caller asks for `exact`, go the plain way, whose own rounding makes directions of up to 16 eps s_1, which go too.
+float32 matrices go the last three ways: low rank where it serves, else quick, else Gram (e = 1e-16). Directions with
+s_i <= 4 eps32 s_1, which rounding to float32 alone may have made, are dropped: at this edge the Gram way's error is
+5e-4 of the value, and it falls with the square of the distance. What the low-rank way leaves out is at most
+16 eps32 |A| in the Frobenius norm. float64 matrices, and those whose caller asks for `exact`, go the plain way, whose
+own rounding makes directions of up to 16 eps s_1, which go too.
 
 A NaN or infinity anywhere makes every number of the result NaN; nothing raises. Nothing here starts threads.
 """
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -30,6 +35,8 @@ _ROUNDED, _COMPUTED = 4, 16
 _ROWS = 1024
 #: A Gram matrix is made in so many column blocks; those below the diagonal are not computed.
 _BLOCKS = 4
+#: The quick way is for this many columns and more, and for squares of singular values down to this part of the largest.
+_WIDE, _TOLD = 256, 1e-4
 #: A sketch has this part of the smaller side's columns; it must have so many at least to be worth trying.
 _SKETCH, _LEAST = 8, 16
 
@@ -80,7 +87,7 @@ def svd(matrix: Tensor, most: int | None = None, *, least: float = 0.0, exact: b
         return _plain(matrix, most, least)
     if m < n:
         return svd(matrix.T, most, least=least).turned()
-    found = low_rank(matrix) or _by_gram(matrix, most)
+    found = low_rank(matrix) or _quick(matrix, most) or _by_gram(matrix, most)
     kept = min(most, _kept(found.s, matrix, least))
     return Svd(found.u[:, :kept], found.s[:kept], found.v[:, :kept])
 
@@ -178,6 +185,24 @@ def _reshaped(matrix: Tensor, level: bool, least: float, exact: bool) -> Tensor:
     s, vectors = s[:kept], vectors[:, :kept]
     mean = s.sum() / max(1, n) if level else 1.0
     return times(matrix, mean * (vectors / s) @ vectors.T).to(matrix.dtype)
+
+
+def _quick(matrix: Tensor, most: int) -> Svd | None:
+    """The leading triplets of a tall float32 matrix by its Gram matrix in float32; None where they are not accurate."""
+    largest = float(matrix.abs().max()) if 2 * most <= matrix.shape[1] >= _WIDE else 0.0
+    if not 0.0 < largest < math.inf:
+        return None
+    unit = 2.0 ** math.frexp(largest)[1]  # so that no square overflows or vanishes
+    scaled = matrix / unit
+    values, vectors = torch.linalg.eigh(scaled.T @ scaled)
+    if not float(values[-most]) >= _TOLD * float(values[-1]):
+        return None
+    leading = vectors[:, -most:]
+    images = (scaled @ leading).double()
+    values, turns = _eigen(images.T @ images)
+    s = values.clamp(min=0).sqrt()
+    u, v = images @ (turns / s), leading.double() @ turns
+    return Svd(u.to(matrix.dtype), (s * unit).to(matrix.dtype), v.to(matrix.dtype))
 
 
 def _by_gram(matrix: Tensor, most: int) -> Svd:

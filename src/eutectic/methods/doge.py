@@ -72,7 +72,7 @@ def doge(
         rate: of Adam: about how far a step moves an element.
         others: what the other tensors become: the base's, or moved by the mean of the deltas.
         tensors: merge the linear maps this way, or every matrix.
-        exact: take full SVDs in the work precision instead of eigenvectors of Gram matrices in float64.
+        exact: take full SVDs in the work precision instead of shortcuts by Gram matrices.
     """
     deltas = site.deltas
     norms = deltas.double().flatten(1).norm(dim=1)

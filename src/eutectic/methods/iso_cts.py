@@ -55,7 +55,7 @@ def iso_cts(
         scale: multiplies the merged delta (alpha); the paper's best are 1.5 for 8 tasks and 1.1 for 20 (ViT-B/32).
         common: share of the directions that come from the deltas' sum.
         tensors: merge the linear maps this way, or every matrix; the others move by the mean delta times the scale.
-        exact: take full SVDs in the work precision instead of eigenvectors of Gram matrices in float64.
+        exact: take full SVDs in the work precision instead of shortcuts by Gram matrices.
     """
     deltas = weight * site.deltas
     rank = min(site.base.shape)

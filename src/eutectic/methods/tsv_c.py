@@ -71,7 +71,7 @@ def tsv_c(site: Site, *, exact: bool = False) -> Outputs:
     """Keeps each task's leading directions, and merges their mean: (n, *shape) around (*shape) -> (*shape).
 
     Args:
-        exact: take full SVDs in the work precision instead of eigenvectors of Gram matrices in float64.
+        exact: take full SVDs in the work precision instead of shortcuts by Gram matrices.
     """
     deltas, share = site.deltas, torch.full((site.n,), 1 / site.n, dtype=site.deltas.dtype)
     if deltas.dim() != 3:

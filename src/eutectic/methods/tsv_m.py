@@ -54,7 +54,7 @@ def tsv_m(
         keep: each task's share of the rank, or all its directions.
         whiten: replace the vectors by their polar factors; without it, the cut deltas are added up.
         tensors: merge the linear maps this way, or every matrix; the others move by the mean delta times the scale.
-        exact: take full SVDs in the work precision instead of eigenvectors of Gram matrices in float64.
+        exact: take full SVDs in the work precision instead of shortcuts by Gram matrices.
     """
     deltas = weight * site.deltas
     rank = min(site.base.shape)

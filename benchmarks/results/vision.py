@@ -33,6 +33,7 @@ class Classifier(torch.nn.Module):
         network = import_module("efficientnet_lite_pytorch").EfficientNet.from_name(
             "efficientnet-lite0", image_size=SIDE
         )
+        pad_before(network)
         for name, part in list(network.named_children()):
             if name != "_fc":
                 self.add_module(name, part)
@@ -47,6 +48,22 @@ class Classifier(torch.nn.Module):
         features = self.network.extract_features(images).mean((2, 3))
         features = torch.nn.functional.normalize(features, dim=-1) - self.mean
         return SCALE * torch.nn.functional.normalize(features, dim=-1) @ self.head.T
+
+
+def pad_before(network: torch.nn.Module) -> None:
+    """Replaces convolutions that pad in their own forward by plain ones that are given padded images.
+
+    So whoever watches what they are given sees what they multiply.
+    """
+    for module in network.modules():
+        for name, conv in list(module.named_children()):
+            padding = getattr(conv, "static_padding", None)
+            if not isinstance(conv, torch.nn.Conv2d) or padding is None:
+                continue
+            sizes = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride)
+            plain = torch.nn.Conv2d(*sizes, groups=conv.groups, bias=conv.bias is not None)  # type: ignore[arg-type]
+            plain.register_forward_pre_hook(lambda _, given, pad=padding: (pad(given[0]),))
+            setattr(module, name, plain)
 
 
 def prepare(images: np.ndarray[Any, Any]) -> Tensor:

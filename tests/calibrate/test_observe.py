@@ -118,6 +118,22 @@ def test_layers_without_inputs_to_show_have_no_sites() -> None:
     assert sites(nn.GELU(), "g") == []
 
 
+def test_a_convolution_that_pads_by_itself_is_of_unknown_kind() -> None:
+    """What it multiplies is known to it alone; padded before a plain one, it is seen."""
+
+    class Same(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(nn.functional.pad(x, (0, 1, 0, 1)))
+
+    same, plain, x = Same(1, 1, 2, bias=False), nn.Conv2d(1, 1, 2, bias=False), torch.arange(4.0).reshape(1, 1, 2, 2)
+    assert not sites(same, "conv")
+    assert not gram(same, x)
+    plain.register_forward_pre_hook(lambda _, given: (nn.functional.pad(given[0], (0, 1, 0, 1)),))
+    # The patches of (0 1 0; 2 3 0; 0 0 0) are (0 1 2 3), (1 0 3 0), (2 3 0 0) and (3 0 0 0).
+    patches = torch.tensor([[0.0, 1, 2, 3], [1, 0, 3, 0], [2, 3, 0, 0], [3, 0, 0, 0]])
+    assert torch.equal(gram(plain, x)["weight"], inner(patches))
+
+
 def test_a_layer_that_no_sample_reached_has_no_result() -> None:
     """And asks for none."""
     collector = Collector({"weight": [GRAM]}, "m")

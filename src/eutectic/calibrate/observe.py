@@ -44,6 +44,8 @@ def sites(module: "torch.nn.Module", name: str) -> list[Site]:
     if kind == "Conv1D" and hasattr(module, "nf"):
         return [Site(weight, Sees.INPUTS, 0, _first)]
     if isinstance(module, (nn.Conv1d, nn.Conv2d)):
+        if type(module).forward not in (nn.Conv1d.forward, nn.Conv2d.forward):
+            return []  # it may pad first, so that what it multiplies is not what it is given
         return [Site(weight, Sees.INPUTS, 1, lambda given: _patches(module, _first(given)), groups=module.groups > 1)]
     if isinstance(module, nn.MultiheadAttention) and module.in_proj_weight is not None:
         packed = f"{name}.in_proj_weight" if name else "in_proj_weight"

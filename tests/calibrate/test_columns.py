@@ -216,5 +216,11 @@ def test_what_is_refused(berts: Path, tmp_path: Path) -> None:
     bare = {"base": str(berts / "base"), "models": [str(each) for each in models], "method": "ziplora"}
     with pytest.raises(RecipeError, match="calibration"):
         eutectic.plan(bare, store=tmp_path)
+    for output in ({"form": "adapter", "rank": 4}, {"form": "delta"}):
+        with pytest.raises(RecipeError, match="looks at data, so it makes a model"):
+            eutectic.plan(recipe(berts, models, "ziplora", output=output), store=tmp_path)
+    staged = {"base": str(berts / "base"), "models": [{"recipe": bare, "name": "zipped"}], "method": "task_arithmetic"}
+    with pytest.raises(RecipeError, match="which a stage has none of"):
+        eutectic.plan(staged, store=tmp_path)
     with pytest.raises(OverBudget):
         eutectic.plan(recipe(berts, models, "ziplora"), store=tmp_path, memory="40MiB")

@@ -20,7 +20,7 @@ from eutectic.plan.dense import Sorted, dense_sites
 from eutectic.plan.factored import FactorSite, Route, factor_sites, is_sum, layout_of, ranked, route_of
 from eutectic.plan.steps import Plan
 from eutectic.plan.turned import joins_generators, turned_sites
-from eutectic.recipe.chain import bind
+from eutectic.recipe.chain import bind, calibrated
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Step
 
 #: From more adapters than this, sums for a model are taken of factors: element by element, every slice reads them all.
@@ -59,6 +59,7 @@ def plan_differences(
         OverBudget: when the budget is too small.
         RecipeError: when the recipe asks for what cannot be.
     """
+    _check_data(recipe)
     budget = default_memory() if memory is None else memory
     if recipe.output.form == "adapter" and joins_generators(recipe, models):
         turned = turned_sites(recipe, models, layout_of(models, base.config if base is not None else {}))
@@ -234,6 +235,17 @@ def _as_delta(model: Checkpoint, base: Checkpoint | None) -> Checkpoint:
 def _zeros(deltas: Sequence[Checkpoint], base: Checkpoint | None) -> Checkpoint:
     source = Zeros(spec for each in deltas for spec in each.source.header.values())
     return Checkpoint(source.name, source, config=base.config if base is not None else {})
+
+
+def _check_data(recipe: Recipe) -> None:
+    """Refuses methods that look at data: models are run, and differences are none."""
+    for chain in (recipe.method, *(rule.method for rule in recipe.rules if rule.method is not None)):
+        looking = next((bound.method.name for bound in bind(chain) if calibrated(bound)), None)
+        if looking is not None:
+            raise RecipeError(
+                f"{looking} looks at data, so it makes a model, and not {recipe.output.form}: write one (form: model), "
+                "and extract an adapter from it (eutectic adapter extract)"
+            )
 
 
 def _checked(recipe: Recipe, deltas: list[Checkpoint], skip: int = 0) -> list[Checkpoint]:

@@ -122,6 +122,13 @@ def _plan(recipe: Recipe, budget: int, threads: int | None, device: str, offline
         except OverBudget as error:  # planned with what it needs, to learn what the others need
             short.append(error)
             planned = _plan(inner, error.needed, threads, device, offline, store)
+        if planned.demands:
+            for each in planned.inputs:
+                each.source.close()
+            chain = ", then ".join(step.method for step in inner.method)
+            raise RecipeError(
+                f"recipe {len(held) + 1}: {chain} looks at data, which a stage has none of; merge it first"
+            )
         held.append(planned.peak)
         return staged(planned, f"recipe {len(held)}")
 

@@ -1,7 +1,7 @@
 """A chain of a recipe bound to the methods it names, and which step a written parameter belongs to."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,10 +104,16 @@ def asked(raw: object) -> tuple[Calibrated, ...]:
         raise RecipeError(f"expected a method as a recipe writes it, found {show(raw)}") from error
     found: dict[Calibrated, None] = {}
     for bound in bind(steps):
-        values = {own.name: bound.step.parameters.get(own.name, own.default) for own in bound.method.parameters}
+        known = [own.name for own in bound.method.parameters]
         for name in bound.step.parameters:
-            if name not in values:
-                raise RecipeError(f"unknown parameter {name} of {bound.method.name}{nearest(name, values)}")
-        for each in bound.method.calibrated(**values).values():
+            if name not in known:
+                raise RecipeError(f"unknown parameter {name} of {bound.method.name}{nearest(name, known)}")
+        for each in calibrated(bound).values():
             found[each.over if isinstance(each, Norm) else each] = None
     return tuple(found)
+
+
+def calibrated(bound: BoundStep) -> Mapping[str, Calibrated | Norm]:
+    """Returns the statistics of data that a step of a chain reads, by the name it reads them under."""
+    values = {own.name: bound.step.parameters.get(own.name, own.default) for own in bound.method.parameters}
+    return bound.method.calibrated(**values)

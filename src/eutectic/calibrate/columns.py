@@ -7,11 +7,12 @@ weights; hooks add the updates behind its linear maps, so that no merged weight 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from eutectic.adapters.sources import DeltaSource
 from eutectic.adapters.stored import read_factors
-from eutectic.calibrate.batches import drawn
+from eutectic.calibrate.batches import Batch, drawn
 from eutectic.calibrate.features import mask_for, states_of
 from eutectic.calibrate.observe import Site, sites
 from eutectic.calibrate.passes import check_tokens, masks_of
@@ -189,14 +190,17 @@ def learn_columns(
     modules = dict(skeleton.module.named_modules())
     columns = Columns({place: modules[place.rpartition(".")[0]] for place in updates}, updates)
 
-    def answer(model: int, step: int) -> Tensor:
+    @lru_cache(maxsize=1)  # shown twice, to the model alone and to the merged one
+    def batch_of(model: int, step: int) -> Batch:
         job = models[model]
         chosen = drawn(len(job.samples.rows), size, plan.recipe.seed, job.name, step)
-        batch = job.processor.batch([job.samples.rows[each] for each in chosen], job.samples.reference)
+        return job.processor.batch([job.samples.rows[each] for each in chosen], job.samples.reference)
+
+    def answer(model: int, step: int) -> Tensor:
+        batch = batch_of(model, step)
         states = states_of(skeleton.module, batch)
-        return (
-            states[mask_for(states, masks_of(skeleton.module, batch, include=False))] if states.dim() == 3 else states
-        )
+        masks = masks_of(skeleton.module, batch, include=section(plan).padding == "include")
+        return states[mask_for(states, masks)] if states.dim() == 3 else states
 
     def hear(step: int, loss: float) -> None:
         tell(step + 1, how.steps, f"learning column weights, loss {loss:.3g}")

@@ -33,8 +33,8 @@ def test_by_hand(axis: int) -> None:
 
 def test_what_it_asks_of_data() -> None:
     """Its settings are those of what is learned: others are learned anew."""
-    assert asked("ziplora") == (ColumnWeights(0.01, "paper", 100, 0.01),)
-    assert asked({"ziplora": {"overlap": "code", "steps": 7}}) == (ColumnWeights(0.01, "code", 7, 0.01),)
+    assert asked("ziplora") == (ColumnWeights(0.01, "code", 100, 0.01),)
+    assert asked({"ziplora": {"overlap": "paper", "steps": 7}}) == (ColumnWeights(0.01, "paper", 7, 0.01),)
     similarity = ZIPLORA.parameter("similarity")
     assert similarity is not None
     with pytest.raises(RecipeError, match="similarity is at least 0"):

@@ -10,9 +10,10 @@ on samples x_1, x_2 of both models' data, squares averaged; a map's overlap is |
 the channels' |m_1 m_2| in the code. AdamW with weight decay 1e-4, gradients cut to norm 1.
 
 Departs: f is the model up to its head (published for the noise that a diffusion model predicts); a step shows as many
-samples of each model as `calibration.batch` says (1). The rate of the code's command, 1e-4, moves no number by more
-than 0.01 in its 100 steps; here it is 0.01. Scales of adapters (alpha / r) count, which the code ignores. Full models
-have updates as adapters do. What is no linear map is added up, as if all its numbers stayed 1.
+samples of each model as `calibration.batch` says (1). The overlap is the code's unless `overlap: paper`: the paper's
+outweighs what hidden states differ by, and merged text experts to less than their sum. The rate of the code's command,
+1e-4, moves no number by more than 0.01 in its 100 steps; here it is 0.01. Scales of adapters (alpha / r) count, which
+the code ignores. Full models have updates as adapters do. What is no linear map is added up, as if its numbers stayed 1.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ def ziplora(
     site: Site,
     *,
     similarity: NonNegative = 0.01,
-    overlap: Literal["paper", "code"] = "paper",
+    overlap: Literal["code", "paper"] = "code",
     steps: int = 100,
     rate: NonNegative = 0.01,
 ) -> Tensor:
@@ -55,8 +56,8 @@ def ziplora(
 
     Args:
         similarity: how much overlapping weights cost (lambda).
-        overlap: a map's, summed over its channels before its magnitude is taken (`paper`), or the mean of the channels'
-            magnitudes (`code`), which is smaller by the number of channels.
+        overlap: a map's: the mean of its channels' magnitudes (`code`), or summed over them before its magnitude is
+            taken (`paper`), which is larger by the number of channels and wants a smaller `similarity`.
         steps: of learning; fewer where no overlap is left.
         rate: of learning.
     """

@@ -13,7 +13,7 @@ Departs: f is the model up to its head (published for the noise that a diffusion
 samples of each model as `calibration.batch` says (1). The overlap is the code's unless `overlap: paper`: the paper's
 outweighs what hidden states differ by, and merged text experts to less than their sum. The rate of the code's command,
 1e-4, moves no number by more than 0.01 in its 100 steps; here it is 0.01. Scales of adapters (alpha / r) count, which
-the code ignores. Full models have updates as adapters do. What is no linear map is added up, as if its numbers stayed 1.
+the code ignores. Full models have updates as adapters do. What is no linear map is added up, as if its numbers were 1.
 """
 
 from collections.abc import Mapping, Sequence

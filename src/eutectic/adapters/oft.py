@@ -27,6 +27,7 @@ from eutectic.adapters.names import PREFIX, full_name
 from eutectic.adapters.stored import read_finite
 from eutectic.checkpoint.source import Source
 from eutectic.errors import CheckpointError
+from eutectic.numerics.turned import inverse_beside_one, products
 
 _KEY = re.compile(r"(?P<module>.+)\.oft_(?P<embedding>embedding_)?R(?:\.(?P<adapter>(?!weight$)[^.]+))?\.weight")
 _FOREIGN = re.compile(r"lora_|hada_w|lokr_w|ia3_l|vera_lambda|boft_|oft_|token_adapter|original_module")
@@ -204,11 +205,11 @@ def rotations(generators: NDArray[np.float64], terms: int | None) -> NDArray[np.
     """Returns the rotations of generators, (blocks, b, b); of `terms` of the series, or exact."""
     one: NDArray[np.float64] = np.broadcast_to(np.eye(generators.shape[1]), generators.shape)
     if terms is None:
-        return np.linalg.solve(one + generators, one - generators).astype(np.float64)  # the factors commute
-    made, power = one.copy(), one
+        return 2 * inverse_beside_one(generators) - one
+    made, power = one.copy(), one.copy()
     last = max(terms, 4) - 1 if terms > 2 else terms - 1  # PEFT computes three terms as four
     for at in range(1, last + 1):
-        power = power @ generators
+        power = products(power, generators)
         made += power if terms > 2 and at == last else 2 * power
     return made
 

@@ -1,6 +1,9 @@
 """OFT adapters: rotations by hand, as PEFT merges them, over any ranges, and what is refused."""
 
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,21 @@ def test_any_range_has_the_same_bits(dtype: torch.dtype, tmp_path: Path) -> None
         assert np.array_equal(part.view(whole.dtype), whole[start:stop])
 
 
+def test_rotations_have_the_same_bits_with_any_threads() -> None:
+    """Of blocks so large that a linear algebra library would split the work, exact ones and the series'."""
+    code = (
+        "import hashlib, numpy as np; from eutectic.adapters.oft import rotations;"
+        "q = np.random.default_rng(0).standard_normal((2, 200, 200)) * 0.05; q -= q.transpose(0, 2, 1);"
+        "print(hashlib.sha256(rotations(q, None).tobytes() + rotations(q, 5).tobytes()).hexdigest())"
+    )
+    threads = ({f"{library}_NUM_THREADS": str(n) for library in ("OMP", "MKL", "OPENBLAS")} for n in (1, 2))
+    said = {
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, **each}, capture_output=True, check=True).stdout
+        for each in threads
+    }
+    assert len(said) == 1
+
+
 def test_sizes() -> None:
     """1, 3, 6 and 496 numbers are blocks of 2, 3, 4 and 32 channels; 2 and 0 are none."""
     assert [size_of(n) for n in (1, 3, 6, 496, 2, 0)] == [2, 3, 4, 32, None, None]
@@ -169,6 +187,7 @@ FILES: list[tuple[dict[str, Any], dict[str, Any], type[Exception], str]] = [
     ({KEY.replace(".x.", ".conv."): np.zeros((2, 1), np.float32)}, {}, MismatchError, "a convolution"),
     ({KEY.replace(".x.", ".h.1.wide."): np.zeros((2, 1), np.float32)}, {}, MismatchError, "stored as"),
     ({KEY: np.array([[np.nan], [0]], np.float32)}, {}, CheckpointError, "nan"),
+    ({KEY.replace("oft_R.weight", "oft_r"): np.zeros((2, 1), np.float32)}, {}, CheckpointError, r"before 0\.16"),
     ({"base_model.model.x.lora_A.weight": np.zeros((2, 1), np.float32)}, {}, CheckpointError, "OFT stores"),
     ({}, {}, CheckpointError, "empty"),
 ]
@@ -196,6 +215,8 @@ def test_two_names_for_one_module() -> None:
     keys = [KEY, KEY.replace("oft_R", "oft_R.default")]
     with pytest.raises(CheckpointError, match="the same thing"):
         read_turn_names(keys, "file")
-    names = read_turn_names(["x.oft_embedding_R.weight", "base_model.model.head.modules_to_save.weight"], "file")
+    with pytest.raises(CheckpointError, match="mixes two ways"):
+        read_turn_names([KEY.replace("oft_R", "oft_R.a"), KEY.replace(".x.oft_R", ".y.oft_R.b")], "file")
+    names = read_turn_names(["x.oft_embedding_R.weight", "head.modules_to_save.weight"], "file")
     assert names.modules == {"x": ("x.oft_embedding_R.weight", True)}
-    assert names.full == {"head.weight": "base_model.model.head.modules_to_save.weight"}
+    assert names.full == {"head.weight": "head.modules_to_save.weight"}

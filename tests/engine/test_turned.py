@@ -100,6 +100,58 @@ def test_modules_that_some_leave_alone_and_rules(tmp_path: Path) -> None:
     assert not any("embed" in name for name in got)
 
 
+def test_a_copy_of_the_base_is_checked(tmp_path: Path) -> None:
+    """PEFT stores the embedding beside its rotations: one that was changed is refused, or left out when asked for."""
+    base, adapters = pair(tmp_path)
+    models = [str(path) for path in adapters]
+    plain = merged(base, models, tmp_path / "plain")
+    file = adapters[1] / "adapter_model.safetensors"
+    stored = load_file(file)
+    (name,) = (name for name in stored if "base_layer" in name)
+    stored[name][3, 1] += 0.5
+    save_file(stored, file)
+    with pytest.raises(MismatchError, match=f"element {3 * stored[name].shape[1] + 1} is the first"):
+        merged(base, models, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    output = ADAPTER | {"rest": "drop"}
+    recipe = {"base": str(base), "models": models, "method": "orthomerge", "output": output}
+    planned = eutectic.plan(recipe)
+    assert [each.name for each in planned.dropped] == [name]
+    for key, value in merged(base, models, tmp_path / "dropped", output=output).items():
+        assert torch.equal(value, plain[key])
+    kept = [{"model": path, "name": f"m{at}"} for at, path in enumerate(models)]
+    merged(base, kept, tmp_path / "kept", rules=[{"match": "*embed*", "keep": "m0"}])  # the changed one is not read
+
+
+def test_what_factors_cannot_hold_is_left_out_when_asked_for(tmp_path: Path) -> None:
+    """A trained head beside the rotations: `rest: drop` leaves it out, and the plan says so."""
+    base, adapters = pair(tmp_path, modules_to_save=["lm_head"])
+    recipe = {"base": str(base), "models": [str(path) for path in adapters], "method": "orthomerge"}
+    planned = eutectic.plan(recipe | {"output": ADAPTER | {"rest": "drop"}})
+    assert any("lm_head" in each.name for each in planned.dropped)
+    eutectic.run(planned, out=tmp_path / "out")
+    assert not any("lm_head" in name for name in load_file(tmp_path / "out" / "adapter_model.safetensors"))
+
+
+@pytest.mark.parametrize("changes", [{}, {"use_cayley_neumann": False}])
+def test_a_stage_is_the_merged_adapter(changes: dict[str, Any], tmp_path: Path) -> None:
+    """Merged adapters as a model of another recipe are what the merged adapter is there, written or not."""
+    base, adapters = pair(tmp_path, **changes)
+    inner = {"models": [str(path) for path in adapters], "method": "orthomerge", "output": {"form": "adapter"}}
+    merged(base, inner["models"], tmp_path / "adapter", output=ADAPTER | {"dtype": "float64"})
+    for at, model in enumerate((str(tmp_path / "adapter"), {"recipe": inner, "name": "inner"})):
+        recipe = {"base": str(base), "models": [model], "method": {"task_arithmetic": {"scale": 0.5}}}
+        eutectic.run(eutectic.plan(recipe), out=tmp_path / f"model{at}")
+    one, other = (load_file(tmp_path / f"model{at}" / "model.safetensors") for at in range(2))
+    before = load_file(base / "model.safetensors")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert sum(not torch.equal(one[name], before[name]) for name in one) >= 5
+    again = merged(base, [{"recipe": inner}, str(adapters[1])], tmp_path / "again")
+    three = merged(base, [str(tmp_path / "adapter"), str(adapters[1])], tmp_path / "three")
+    for name, value in three.items():
+        assert torch.equal(value, again[name])
+
+
 def test_a_model_of_exact_rotations_is_the_base_turned_by_the_joined_ones(tmp_path: Path) -> None:
     """Merged as models, of a base whose maps have more outputs than inputs, the merged adapter comes out folded."""
     draw = np.random.default_rng(0)
@@ -134,6 +186,15 @@ def test_what_is_refused(tmp_path: Path) -> None:
         eutectic.plan({"base": str(base), "models": models, "method": "orthomerge", "output": ADAPTER}, memory="1MiB")
     with pytest.raises(RecipeError, match="weights of rotations"):
         merged(base, models, tmp_path / "x", method={"orthomerge": {"weight": "nan"}})
+    for cut in ({"rank": 4}, {"error": 0.1}):
+        with pytest.raises(RecipeError, match="rotations, which have none"):
+            merged(base, models, tmp_path / "x", output=ADAPTER | cut)
+    inner = {"models": models, "method": "orthomerge", "output": {"form": "adapter", "rank": 4}}
+    with pytest.raises(RecipeError, match="rotations, which have none"):
+        merged(base, [{"recipe": inner}], tmp_path / "x", method="linear", output={})
+    outer = {"base": str(base), "models": [{"recipe": inner | {"output": {"form": "adapter"}}}], "method": "linear"}
+    with pytest.raises(OverBudget):
+        eutectic.plan(outer, memory="1MiB")
     _, exact = pair(tmp_path / "b", use_cayley_neumann=False)
     _, wide = pair(tmp_path / "c", oft_block_size=8)
     _, saved = pair(tmp_path / "d", modules_to_save=["lm_head"])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from eutectic.numerics.turned import turned_into
+from eutectic.numerics.turned import inverse_beside_one, products, turned_into
 
 
 def test_by_hand() -> None:
@@ -33,6 +33,30 @@ def test_against_the_whole_product(
         part = np.empty(stop - first, dtype)
         turned_into(rows, blocks, first, part)
         assert np.array_equal(part, out[first:stop])
+
+
+def test_inverse_by_hand() -> None:
+    """I + Q of (0 2; -2 0) is (1 2; -2 1), whose inverse is (1 -2; 2 1) / 5."""
+    found = inverse_beside_one(np.array([[[0.0, 2.0], [-2.0, 0.0]]]))
+    np.testing.assert_allclose(found, [[[0.2, -0.4], [0.4, 0.2]]], rtol=1e-15)
+
+
+@pytest.mark.parametrize(("size", "scale"), [(1, 1.0), (7, 0.1), (7, 100.0), (150, 1.0)])
+def test_inverse_against_its_definition(size: int, scale: float) -> None:
+    """(I + Q) times it is I, however far it turns; the input stays."""
+    made = scale * np.random.default_rng(0).standard_normal((2, size, size))
+    made -= made.transpose(0, 2, 1)
+    before = made.copy()
+    found = inverse_beside_one(made)
+    np.testing.assert_allclose((np.eye(size) + made) @ found, np.broadcast_to(np.eye(size), made.shape), atol=1e-11)
+    assert np.array_equal(made, before)
+
+
+@pytest.mark.parametrize("size", [1, 5, 128, 150])
+def test_products_against_numpy(size: int) -> None:
+    """Also of sizes that are no multiple of what is held at once."""
+    left, right = np.random.default_rng(0).standard_normal((2, 3, size, size))
+    np.testing.assert_allclose(products(left, right), left @ right, rtol=1e-12, atol=1e-12)
 
 
 def test_what_does_not_fit() -> None:

@@ -1,6 +1,7 @@
 """An adapter evaluated: any range of elements of the tensors it edits, or of the differences it makes."""
 
 import json
+import math
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -14,7 +15,7 @@ from eutectic.adapters.edits import Edit
 from eutectic.adapters.oft import OftConfig, Turn, blocks_of
 from eutectic.adapters.stored import FactorStore, Wide, read_small, read_wide
 from eutectic.checkpoint.source import Source
-from eutectic.errors import CheckpointError
+from eutectic.errors import CheckpointError, MismatchError
 from eutectic.numerics.lowrank import add_squares
 from eutectic.numerics.turned import turned_into
 
@@ -89,7 +90,30 @@ class Adapter:
         keys = [edit.full, edit.magnitude, edit.shift and edit.shift[0]]
         keys += [edit.pair.a, edit.pair.b] if edit.pair else []
         keys += [edit.turn.key] if edit.turn else []
-        return sum(self.file.header[key].nbytes for key in keys if key is not None)
+        return sum(self.file.read_cost(key) for key in keys if key is not None)
+
+    def check_copy(self, edit: Edit) -> None:
+        """Checks that what is stored in a tensor's place is what the base has there.
+
+        Raises:
+            CheckpointError: when either cannot be read.
+            MismatchError: when they differ.
+        """
+        for start in range(0, math.prod(edit.shape), CHUNK):
+            count = min(CHUNK, math.prod(edit.shape) - start)
+            here, there = self._edited(edit, start, count), self._original(edit, start, count)
+            if not np.array_equal(here, there):
+                at = start + int(np.flatnonzero(here != there)[0])
+                raise MismatchError(
+                    f"{self.file.name}: '{edit.full}' is not the base's '{edit.name}' (element {at} is the first that "
+                    "differs), and an adapter of rotations alone would lose the change; merge to a model (output: "
+                    "{form: model}), or leave it out (output: rest: drop)"
+                )
+
+    def checked_cost(self, edit: Edit) -> int:
+        """Returns the bytes read by taking an edit's rotations after `check_copy`."""
+        base = self._base.read_cost(edit.name) if self._base is not None and edit.full is not None else 0
+        return self.read_cost(edit) + base
 
     def _original(self, edit: Edit, start: int, count: int) -> Wide:
         if self._base is None:

@@ -12,7 +12,9 @@ widened to float32, multiplied there, and added to the widened base without roun
 not, PEFT decides by its class whether its weight is stored (in, out); here the base's shapes do, see `edits`.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from eutectic.adapters.adapter import Adapter
 from eutectic.adapters.config import LoraConfig, load_config, read_config
@@ -23,7 +25,7 @@ from eutectic.adapters.oft import OftConfig, TurnNames, oft_config, read_turn_na
 from eutectic.adapters.peft_folder import WEIGHTS
 from eutectic.adapters.sources import DeltaSource, FoldedSource
 from eutectic.checkpoint.safetensors import SafetensorsFile
-from eutectic.checkpoint.source import Checkpoint
+from eutectic.checkpoint.source import Checkpoint, Source
 from eutectic.errors import CheckpointError, MismatchError
 
 
@@ -84,6 +86,22 @@ def fold(base: Checkpoint, folder: Path) -> Checkpoint:
     reference = f"{base.reference}+{folder}"
     source = FoldedSource(adapter, reference, base.source)
     return Checkpoint(reference, source, base.folder, base.config, base.revision)
+
+
+def turned_against(base: Checkpoint, made: Source, raw: Mapping[str, Any], name: str) -> Checkpoint:
+    """Opens rotations that are made as they are read, by the names and with the configuration of an OFT adapter.
+
+    `made` is closed with it; the base stays the caller's to close.
+
+    Raises:
+        CheckpointError: when the configuration is malformed.
+        MismatchError: when they do not fit the base.
+    """
+    config = oft_config(raw, name)
+    names = read_turn_names(made.header, name)
+    edits = turns_against(names, config, made.header, base.source.header, name, base.reference)
+    source = DeltaSource(Adapter(made, config, edits, base.source), name, base.source)
+    return Checkpoint(name, source, config=raw, deltas=True)
 
 
 def _open(folder: Path, base: Checkpoint | None) -> tuple[LoraConfig | OftConfig, SafetensorsFile, Names | TurnNames]:

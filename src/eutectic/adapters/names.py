@@ -49,6 +49,30 @@ class Names:
     full: Mapping[str, str]
 
 
+class Schemes:
+    """The ways of naming tensors met in a file: with PEFT's prefix or not, and after which of several adapters."""
+
+    def __init__(self) -> None:
+        self._met: tuple[dict[bool, str], dict[str | None, str]] = ({}, {})
+
+    def met(self, key: str, match: re.Match[str] | None) -> None:
+        """Notes a key, and what was matched if it is a part of a module's update."""
+        self._met[0].setdefault(key.startswith(PREFIX), key)
+        if match:
+            self._met[1].setdefault(match["adapter"], key)
+
+    def check(self, where: str) -> None:
+        """Checks that there is one.
+
+        Raises:
+            CheckpointError: when two are mixed.
+        """
+        for scheme in self._met:
+            if len(scheme) > 1:
+                first, second = list(scheme.values())[:2]
+                raise CheckpointError(f"{where}: mixes two ways of naming tensors: '{first}' and '{second}'")
+
+
 def read_names(keys: Iterable[str], where: str) -> Names:
     """Sorts the keys of an adapter file into factors and tensors stored in full.
 
@@ -57,7 +81,7 @@ def read_names(keys: Iterable[str], where: str) -> Names:
     """
     parts: dict[str, dict[str, str]] = {}
     full: dict[str, str] = {}
-    schemes: tuple[dict[bool, str], dict[str | None, str]] = ({}, {})  # with PEFT's prefix or not; adapter name
+    schemes = Schemes()
     for key in keys:
         name = key.removeprefix(PREFIX)
         match, part = _part(name)
@@ -65,17 +89,12 @@ def read_names(keys: Iterable[str], where: str) -> Names:
             raise CheckpointError(
                 f"{where}: tensor '{key}' is not one that PEFT's LoRA stores; convert the adapter first"
             )
-        schemes[0].setdefault(name != key, key)
-        if match:
-            schemes[1].setdefault(match["adapter"], key)
+        schemes.met(key, match)
         group, place = (parts.setdefault(match["module"], {}), part) if match else (full, full_name(name))
         if place in group:
             raise CheckpointError(f"{where}: tensors '{group[place]}' and '{key}' stand for the same thing")
         group[place] = key
-    for scheme in schemes:
-        if len(scheme) > 1:
-            first, second = list(scheme.values())[:2]
-            raise CheckpointError(f"{where}: mixes two ways of naming tensors: '{first}' and '{second}'")
+    schemes.check(where)
     return Names({name: _module(name, found, where) for name, found in parts.items()}, full)
 
 

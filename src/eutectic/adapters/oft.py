@@ -23,13 +23,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eutectic.adapters.config import check_keys, flag_of, names_of
-from eutectic.adapters.names import PREFIX, full_name
+from eutectic.adapters.names import PREFIX, Schemes, full_name
 from eutectic.adapters.stored import read_finite
 from eutectic.checkpoint.source import Source
 from eutectic.errors import CheckpointError
 from eutectic.numerics.turned import inverse_beside_one, products
 
 _KEY = re.compile(r"(?P<module>.+)\.oft_(?P<embedding>embedding_)?R(?:\.(?P<adapter>(?!weight$)[^.]+))?\.weight")
+_OLD = re.compile(r"\.oft_r\b")
 _FOREIGN = re.compile(r"lora_|hada_w|lokr_w|ia3_l|vera_lambda|boft_|oft_|token_adapter|original_module")
 #: Keys that say how the adapter was trained or found, or that are read below; anything else that is set is refused.
 _KNOWN = frozenset((
@@ -156,24 +157,33 @@ def read_turn_names(keys: Iterable[str], where: str) -> TurnNames:
     """Sorts the keys of an OFT file.
 
     Raises:
-        CheckpointError: when a key is not understood, or two stand for the same thing.
+        CheckpointError: when a key is not understood, two stand for the same thing, or two namings are mixed.
     """
     modules: dict[str, tuple[str, bool]] = {}
     full: dict[str, str] = {}
+    schemes = Schemes()
     for key in keys:
         name = key.removeprefix(PREFIX)
-        if match := _KEY.fullmatch(name):
+        match = _KEY.fullmatch(name)
+        schemes.met(key, match)
+        if match:
             if match["module"] in modules:
                 other = modules[match["module"]][0]
                 raise CheckpointError(f"{where}: tensors '{other}' and '{key}' stand for the same thing")
             modules[match["module"]] = key, match["embedding"] is not None
             continue
+        if _OLD.search(name):
+            raise CheckpointError(
+                f"{where}: tensor '{key}' is of PEFT before 0.16, whose OFT computed other rotations; merge the "
+                "adapter into its base with the PEFT that made it"
+            )
         if _FOREIGN.search(name):
             raise CheckpointError(f"{where}: tensor '{key}' is not one that PEFT's OFT stores; merge it in PEFT first")
         place = full_name(name)
         if place in full:
             raise CheckpointError(f"{where}: tensors '{full[place]}' and '{key}' stand for the same thing")
         full[place] = key
+    schemes.check(where)
     return TurnNames(modules, full)
 
 

@@ -1,9 +1,11 @@
 """Plans outputs that are differences: an adapter, or dense deltas. Differences are merged around zeros."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from eutectic import spectra
+from eutectic.adapters.lora import turned_against
 from eutectic.checkpoint.difference import Difference, Sum, Zeros
 from eutectic.checkpoint.source import Checkpoint
 from eutectic.checkpoint.views import digest_of
@@ -14,12 +16,12 @@ from eutectic.engine.turned import TurnedSource
 from eutectic.engine.updates import UpdateSource
 from eutectic.errors import RecipeError
 from eutectic.methods.declare import Domain
-from eutectic.plan.adapter import build_adapter, build_turned, crew
+from eutectic.plan.adapter import build_adapter, build_turned, crew, turning_crew
 from eutectic.plan.build import build, default_memory
 from eutectic.plan.dense import Sorted, dense_sites
 from eutectic.plan.factored import FactorSite, Route, factor_sites, is_sum, layout_of, ranked, route_of
 from eutectic.plan.steps import Plan
-from eutectic.plan.turned import joins_generators, turned_sites
+from eutectic.plan.turned import joins_generators, turned_config, turned_sites
 from eutectic.recipe.chain import bind, calibrated
 from eutectic.recipe.model import ModelEntry, Output, Recipe, Step
 
@@ -62,10 +64,12 @@ def plan_differences(
     _check_data(recipe)
     budget = default_memory() if memory is None else memory
     if recipe.output.form == "adapter" and joins_generators(recipe, models):
-        turned = turned_sites(recipe, models, layout_of(models, base.config if base is not None else {}))
-        joined = TurnedSource(turned, models, "the merged adapter")
+        sites, dropped = turned_sites(recipe, models, layout_of(models, base.config if base is not None else {}))
+        joined = TurnedSource(sites, models, "the merged adapter", recipe.digest())
         whole = Checkpoint(joined.name, joined)
-        return build_turned(recipe, base, models, turned, whole, version=version, budget=budget, threads=threads)
+        return build_turned(
+            recipe, base, models, sites, whole, version=version, budget=budget, threads=threads, dropped=dropped
+        )
     deltas = [_as_delta(model, base) for model in models]
     if recipe.output.form == "delta":
         zeros = _zeros(deltas, base)
@@ -105,6 +109,8 @@ def merged_updates(
         OverBudget: when the memory is too small.
         RecipeError: when a model is no plain adapter, or the method does not work on factors.
     """
+    if joins_generators(recipe, models):
+        return _merged_rotations(recipe, models, under, memory, name)
     made = _prepare(recipe, None, models, memory, 1, version, cut=False)
     if made.route is Route.DENSE:
         raise RecipeError(
@@ -116,6 +122,19 @@ def merged_updates(
     parts = (*models, *([under] if under is not None else []))
     source = UpdateSource(made.sites, made.maker, parts, name, recipe.digest())
     return Checkpoint(name, source, deltas=True), workers * each + made.held + kept
+
+
+def _merged_rotations(
+    recipe: Recipe, models: Sequence[Checkpoint], under: Checkpoint | None, memory: int, name: str
+) -> tuple[Checkpoint, int]:
+    """Opens what a recipe makes of adapters of rotations as one, fitted to their base."""
+    assert under is not None  # such adapters cannot be opened without
+    wide = recipe.model_copy(update={"output": recipe.output.model_copy(update={"dtype": "float64"})})
+    sites, _ = turned_sites(wide, models, layout_of(models, under.config))
+    _, each = turning_crew(sites, memory, 1)
+    made = TurnedSource(sites, models, name, recipe.digest(), (*models, under))
+    config = json.loads(turned_config(recipe, models, sites))
+    return turned_against(under, made, config, name), each
 
 
 def is_many_summed(recipe: Recipe, models: Sequence[Checkpoint]) -> bool:

@@ -112,12 +112,21 @@ def inspect(
     if as_json:
         keys = ("name", "shape", "kind", "rank", "scale", "norm")
         rows = [{key: _plain(getattr(each, key)) for key in keys} for each in found.updates]
-        put({"adapter": name, "base": found.base_name, "values": found.values, "norm": found.norm, "updates": rows})
+        put(
+            {
+                "adapter": name,
+                "base": found.base_name,
+                "values": found.values,
+                "norm": _plain(found.norm),
+                "updates": rows,
+            }
+        )
         return
     typer.echo(
         f"{name}: {len(found.updates)} tensors of {found.base_name or 'an unnamed base'}, {found.values:,} values"
     )
-    typer.echo(f"norm of all updates {found.norm:.6g}")
+    if not math.isnan(found.norm):
+        typer.echo(f"norm of all updates {found.norm:.6g}")
     typer.echo(f"{'rank':>5} {'scale':>8} {'norm':>12}  tensor")
     for each in found.updates:
         size = "" if math.isnan(each.norm) else f"{each.norm:.5g}"

@@ -49,8 +49,9 @@ class AdapterInspection:
 
     @property
     def norm(self) -> float:
-        """Norm of all products of factors together."""
-        return math.sqrt(math.fsum(each.norm**2 for each in self.updates if not math.isnan(each.norm)))
+        """Norm of all updates whose norm is known together; NaN where none is."""
+        known = [each.norm for each in self.updates if not math.isnan(each.norm)]
+        return math.sqrt(math.fsum(norm**2 for norm in known)) if known else math.nan
 
 
 def inspect_updates(checkpoint: Checkpoint) -> AdapterInspection:

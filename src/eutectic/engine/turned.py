@@ -5,7 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from eutectic.adapters.oft import Turn, read_generators
+from eutectic.adapters.adapter import Adapter
+from eutectic.adapters.edits import Edit
+from eutectic.adapters.oft import read_generators
 from eutectic.adapters.sources import DeltaSource
 from eutectic.checkpoint.ranges import find, first_byte
 from eutectic.checkpoint.source import Buffer, Checkpoint
@@ -24,11 +26,20 @@ class TurnedSource:
         sites: its modules.
         models: the adapters.
         name: how messages call it.
+        said: whatever else decides the generators, for digests: the recipe.
+        owned: what is closed with it.
     """
 
-    def __init__(self, sites: Sequence[TurnedSite], models: Sequence[Checkpoint], name: str) -> None:
+    def __init__(
+        self,
+        sites: Sequence[TurnedSite],
+        models: Sequence[Checkpoint],
+        name: str,
+        said: str,
+        owned: Sequence[Checkpoint] = (),
+    ) -> None:
         self._site = {site.spec.name: site for site in sites}
-        self._models, self.name = models, name
+        self._models, self.name, self._said, self._owned = models, name, said, owned
         self.header: dict[str, TensorSpec] = {site.spec.name: site.spec for site in sites}
         self._lock = threading.Lock()
         self._made: tuple[str, Tensor] | None = None
@@ -38,6 +49,7 @@ class TurnedSource:
 
         Raises:
             CheckpointError: when an adapter cannot be read, holds NaN or infinity, or a result does not fit.
+            MismatchError: when an adapter's copy of a turned embedding is not the base's.
         """
         spec = find(self.header, name, self.name)
         first, size = first_byte(spec, start, out.size), spec.dtype.bits // 8
@@ -55,32 +67,39 @@ class TurnedSource:
             return self._made[1]
 
     def _merge(self, site: TurnedSite) -> Tensor:
-        numbers = [self._read(model, turn, site.spec.shape) for model, turn in enumerate(site.turns)]
         if site.keep is not None:
-            return numbers[site.keep]
+            return self._read(site.keep, site.edits[site.keep], site.spec.shape)
+        numbers = [self._read(model, edit, site.spec.shape) for model, edit in enumerate(site.edits)]
         joined = site.step.method.generators
         assert joined is not None  # the plan says so
         return joined(numbers, **site.step.values)
 
-    def _read(self, model: int, turn: Turn | None, shape: tuple[int, ...]) -> Tensor:
+    def _read(self, model: int, edit: Edit | None, shape: tuple[int, ...]) -> Tensor:
         """What a model stores of a module, cut to its length where it was constrained; zeros where it does not turn."""
-        if turn is None:
+        if edit is None or edit.turn is None:
             return torch.zeros(shape, dtype=torch.float64)
+        adapter = self._adapter(model)
+        if edit.full is not None:
+            adapter.check_copy(edit)
+        rows, columns = np.triu_indices(edit.turn.size, 1)
+        return torch.from_numpy(read_generators(adapter.file, edit.turn)[:, rows, columns])
+
+    def _adapter(self, model: int) -> Adapter:
         source = self._models[model].source
         assert isinstance(source, DeltaSource)
-        rows, columns = np.triu_indices(turn.size, 1)
-        return torch.from_numpy(read_generators(source.adapter.file, turn)[:, rows, columns])
+        return source.adapter
 
     def will_need(self, name: str, start: int, stop: int) -> None:
         """Does nothing: generators are small."""
 
     def read_cost(self, name: str) -> int:
-        """Bytes of disk read to make a module's generators."""
-        return sum(self.header[name].nbytes for turn in self._site[name].turns if turn is not None)
+        """Bytes of disk read to make a module's generators: each adapter's, and copies of the base with the base."""
+        edits = enumerate(self._site[name].edits)
+        return sum(self._adapter(model).checked_cost(edit) for model, edit in edits if edit is not None)
 
     def fingerprint(self) -> str:
         """A digest of what it is made from."""
-        return digest_of("turned", *(model.source.fingerprint() for model in self._models))
+        return digest_of("turned", self._said, *(model.source.fingerprint() for model in self._models))
 
     def check_unchanged(self) -> None:
         """Checks that no adapter changed since it was opened.
@@ -92,4 +111,6 @@ class TurnedSource:
             model.source.check_unchanged()
 
     def close(self) -> None:
-        """Does nothing: the adapters are closed by whoever opened them."""
+        """Closes what it owns."""
+        for each in self._owned:
+            each.source.close()

@@ -76,6 +76,20 @@ def crew(sites: Sequence[FactorSite], route: Route, budget: int, threads: int) -
     return min(threads, _fitting(dearest.name, each, budget)), each
 
 
+def turning_crew(sites: Sequence[TurnedSite], budget: int, threads: int) -> tuple[int, int]:
+    """Returns how many workers may merge generators at once, and the bytes each takes at most.
+
+    Raises:
+        OverBudget: when one is too many.
+        RecipeError: when there are no modules.
+    """
+    if not sites:
+        raise RecipeError("output: the adapters turn no module that is merged")
+    dearest = max(sites, key=lambda site: site.nbytes)
+    each = dearest.nbytes + _PIECE
+    return min(threads, _fitting(dearest.name, each, budget)), each
+
+
 def _fitting(name: str, each: int, budget: int) -> int:
     """Returns how many workers of so many bytes fit in a budget; at least one, or it is an error."""
     fitting = (budget - SLACK) // each
@@ -156,6 +170,7 @@ def build_turned(
     version: str,
     budget: int,
     threads: int | None = None,
+    dropped: tuple[Dropped, ...] = (),
 ) -> Plan:
     """Plans an adapter folder of rotations, whose generators a source makes. No tensor is read.
 
@@ -168,16 +183,13 @@ def build_turned(
         version: of eutectic.
         budget: bytes the run may hold.
         threads: workers; one a usable core if None.
+        dropped: tensors of the adapters that are left out.
 
     Raises:
         OverBudget: when the budget is too small.
         RecipeError: when there is nothing to write.
     """
-    if not sites:
-        raise RecipeError("output: the adapters turn no module that is merged")
-    dearest = max(sites, key=lambda site: site.nbytes)
-    each = dearest.nbytes + _PIECE
-    fitting = _fitting(dearest.name, each, budget)
+    fitting, each = turning_crew(sites, budget, threads or len(os.sched_getaffinity(0)))
     method = recipe.method[0].method
     return _plan_of(
         recipe,
@@ -186,11 +198,12 @@ def build_turned(
         made,
         {site.spec.name: f"by {method}, of generators" for site in sites},
         turned_config(recipe, models, sites),
-        workers=min(threads or len(os.sched_getaffinity(0)), fitting),
+        workers=fitting,
         each=each,
         losses=None,
         version=version,
         budget=budget,
+        dropped=dropped,
     )
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numba import njit
 from numpy.typing import NDArray
 
 from eutectic.numerics import kernels, unrolled
@@ -55,11 +56,28 @@ def numbers(out: NDArray[np.uint8]) -> NDArray[np.uint16]:
     return bits
 
 
+def test_wide_registers_are_asked_for() -> None:
+    """Functions say how wide vectors may be, in the words of the compiler."""
+
+    @njit(nogil=True)
+    def double(x: NDArray[np.float32]) -> None:
+        unrolled.widest()
+        for i in range(len(x)):
+            x[i] *= np.float32(2)
+
+    values = np.ones(100, np.float32)
+    double(values)
+    assert values.tolist() == [2.0] * 100
+    (text,) = double.inspect_llvm().values()
+    assert '"prefer-vector-width"="512"' in text
+
+
 @pytest.mark.parametrize("n", [1, 2, 3, unrolled.MOST])
-def test_average(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Weighted averages of the rows themselves."""
-    how = Combination(tuple(0.1 * (k + 1) for k in range(n)), "weights", scale=0.7)
-    check(rows_of(n, based=False), how, monkeypatch)
+@pytest.mark.parametrize(("based", "anchor"), [(False, 0.0), (True, 0.0), (True, 0.4)])
+def test_average(n: int, based: bool, anchor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weighted averages of the rows themselves, and the base with a weight of its own."""
+    how = Combination(tuple(0.1 * (k + 1) for k in range(n)), "weights", anchor, scale=0.7)
+    check(rows_of(n, based), how, monkeypatch)
 
 
 @pytest.mark.parametrize("stages", STAGES)

@@ -412,8 +412,10 @@ def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> in
     arrays, weight = _arrays(rows), _singles(how.weight)
     anchor, scale = _singles([how.anchor, how.scale])
     if how.of == "weights":
-        plain = how.average == "sum" and not rows.stages and anchor == 0
-        return int(unrolled.average(arrays[rows.has_base :], weight, scale, out)) if plain else None
+        if how.average != "sum" or rows.stages or (anchor != 0 and not rows.has_base):
+            return None
+        base = arrays[0] if anchor != 0 else None
+        return int(unrolled.average(base, arrays[rows.has_base :], weight, (anchor, scale), out))
     stages = _stages(rows)
     shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}
     if how.vote == "plain" or how.floor:

@@ -36,7 +36,15 @@ def _lowest_bit(context: Any, builder: Any, signature: Any, arguments: Any) -> A
     return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
 
 
+def _widest(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+    # Attributes are strings that are printed as they are; llvmlite lists only those without a value.
+    set.add(builder.function.attributes, '"prefer-vector-width"="512"')
+    return context.get_dummy_value()
+
+
 # What numba has no words for, as instructions.
+#: Lets a function use the widest registers that the processor has: compilers hold back on some that have 512 bits.
+widest: Any = intrinsic(lambda typing: (types.void(), _widest))  # noqa: ARG005
 #: The float32 with these bits.
 as_float: Any = intrinsic(lambda typing, x: _bitcast(types.float32, types.uint32, ir.FloatType()))  # noqa: ARG005
 #: The bits of this float32.
@@ -79,14 +87,19 @@ def infinite(r):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def average(rows, weights, scale, out):  # type: ignore[no-untyped-def]
-    """Writes scale * sum of weights[j] * rows[j]; returns how many results are not finite."""
+def average(base, rows, weights, scales, out):  # type: ignore[no-untyped-def]
+    """Writes scales[0] * base, if there is one, + scales[1] * sum of weights[j] * rows[j].
+
+    Returns how many results are not finite.
+    """
+    widest()
+    anchor, scale = scales
     bad = np.uint32(0)
     for i in range(len(out)):
         total = weights[0] * widen(rows[0][i])
         for j in range(1, len(rows)):
             total += weights[j] * widen(rows[j][i])
-        r = total * scale
+        r = scale * total if base is None else anchor * widen(base[i]) + scale * total
         out[i] = narrow(r)
         bad = np.uint32(bad + infinite(r))
     return np.int64(bad)
@@ -95,6 +108,7 @@ def average(rows, weights, scale, out):  # type: ignore[no-untyped-def]
 @_jit
 def add(base, rows, draws, trims, weights, scales, out):  # type: ignore[no-untyped-def]
     """Writes scales[0] * base + scales[1] * sum of weights[j] * delta j; returns how many results are not finite."""
+    widest()
     anchor, scale = scales
     zero = np.float32(0)
     bad = np.uint32(0)
@@ -121,6 +135,7 @@ def elect(base, rows, draws, trims, weights, shares, tie, scales, out):  # type:
 
     A tie goes to the side `tie`, or to nobody. Returns how many results are not finite.
     """
+    widest()
     anchor, scale = scales
     zero, one = np.float32(0), np.float32(1)
     bad = np.uint32(0)
@@ -154,6 +169,7 @@ def elect(base, rows, draws, trims, weights, shares, tie, scales, out):  # type:
 @_jit
 def mark(base, row, cut, factor, draw, step, lowest, width, hit):  # type: ignore[no-untyped-def]
     """Marks whose magnitude's pattern lies in a window; returns how many lie under it."""
+    widest()
     under = np.uint32(0)
     zero = np.float32(0)
     for i in range(len(row)):
@@ -173,6 +189,7 @@ def count(base, row, cut, factor, draw, lowest, width, shift, every, bins):  # t
 
     Only one block in `every` is looked at.
     """
+    widest()
     hit = np.zeros(BLOCK, np.uint8)
     hits = hit.view(np.uint64)
     zero = np.float32(0)
@@ -201,6 +218,7 @@ def count(base, row, cut, factor, draw, lowest, width, shift, every, bins):  # t
 @_jit
 def mass(base, row, cut, factor, draw, out):  # type: ignore[no-untyped-def]
     """Adds the magnitudes of one model's deltas to the grain of `out` they lie in, in the order of `loops.mass`."""
+    widest()
     lanes = np.empty(32, np.float64)
     zero = np.float32(0)
     for at in range(0, len(row), BLOCK):
@@ -232,6 +250,7 @@ def mass(base, row, cut, factor, draw, out):  # type: ignore[no-untyped-def]
 @_jit
 def dot(base, x, y, lanes):  # type: ignore[no-untyped-def]
     """Sum of products of two rows, or of their deltas, in float64, in the order of `loops.dot`."""
+    widest()
     lanes[:] = 0.0
     whole = len(x) - len(x) % 32
     total = 0.0
@@ -259,6 +278,7 @@ def dot(base, x, y, lanes):  # type: ignore[no-untyped-def]
 @_jit
 def pair(x, y, lanes):  # type: ignore[no-untyped-def]
     """The three products of two rows that SLERP asks for, each as `dot` adds it, in one pass over both."""
+    widest()
     lanes[:] = 0.0
     whole = len(x) - len(x) % 32
     for i in range(0, whole, 32):
@@ -283,6 +303,7 @@ def pair(x, y, lanes):  # type: ignore[no-untyped-def]
 @_jit
 def pairs(x, y, out):  # type: ignore[no-untyped-def]
     """Does what `gram` does for two rows themselves."""
+    widest()
     lanes = np.empty(96, np.float64)
     for at in range(0, len(x), BLOCK):
         first, both, second = pair(x[at : at + BLOCK], y[at : at + BLOCK], lanes)
@@ -295,6 +316,7 @@ def pairs(x, y, out):  # type: ignore[no-untyped-def]
 @_jit
 def gram(base, rows, diagonal, out):  # type: ignore[no-untyped-def]
     """Adds the products of all pairs of rows (of their deltas, with a base) to the grain of `out` they lie in."""
+    widest()
     lanes = np.empty(32, np.float64)
     for at in range(0, len(rows[0]), BLOCK):
         for a in range(len(rows)):

@@ -260,6 +260,7 @@ class Window:
         below, bins: how many patterns lie under the window, and in each bin.
         top: the largest pattern there can be.
         zeros: how many of those seen are exactly zero, where that is asked for.
+        counted: a sweep before this one counted all.
     """
 
     total: int
@@ -271,12 +272,14 @@ class Window:
     bins: NDArray[np.int64]
     top: int
     zeros: int = 0
+    counted: bool = False
 
     def narrowed(self, windows: Sequence[tuple[int, int]]) -> "Window":
         """Returns an empty state of the same scope that counts all in these windows (low, shift)."""
         low, shift = zip(*windows, strict=True)
         below, bins = np.zeros(len(low), np.int64), np.zeros(self.bins.shape, np.int64)  # untouched pages cost nothing
-        return Window(self.total, self.double, 1, np.array(low, np.uint64), np.array(shift), below, bins, self.top)
+        where = np.array(low, np.uint64), np.array(shift)
+        return Window(self.total, self.double, 1, *where, below, bins, self.top, counted=self.sampling == 1)
 
     def values(self, patterns: Sequence[int]) -> list[float]:
         """Returns the magnitudes that have these bit patterns."""
@@ -498,21 +501,34 @@ def look(state: Window, model: int, rank: int) -> tuple[int | None, tuple[int, i
         share = rank / state.total
         # Neighbours are alike, so a sample says less than its size.
         margin = max(_MARGIN, 5 * math.sqrt(share * (1 - share) / max(1, counted / 4)))
-        first, last = (
-            _bin_of(bins, coarse, math.ceil(counted * edge) - below) for edge in (share - margin, share + margin)
-        )
-        start, stop = low + (first << shift), min(low + ((last + 1) << shift) - 1, state.top)
-        # A window not much too wide is cut to what one count resolves: being wrong now and then costs less.
-        spare = max(0, stop - start + 1 - BINS) if stop - start < 5 * BINS else 0
-        return None, _cover(start + spare // 2, stop - (spare - spare // 2))
+        start, stop = _between(state, model, coarse, share, margin)
+        if 1 << shift <= BINS < stop - start + 1 <= 5 * BINS:
+            # A window not much too wide is cut to what one count resolves: being wrong now and then costs less. What
+            # is nearest by rank stays, for differences of bfloat16 numbers lie on few and distant patterns.
+            while stop - start + 1 > BINS:
+                margin *= 0.8
+                start, stop = _between(state, model, coarse, share, margin)
+            start = max(0, min(start - (BINS - (stop - start + 1)) // 2, state.top - BINS + 1))
+            stop = start + BINS - 1
+        return None, _cover(start, stop)
+    # What was just missed by a guess lies beside it, as a rule; after that everything on that side is in question.
     if rank <= below:
-        return None, _cover(0, low - 1)
+        return None, _cover(0 if state.counted else max(0, low - (BINS << shift)), low - 1)
     if rank > counted:
-        return None, _cover(low + (BINS << shift), state.top)
+        after = low + (BINS << shift)
+        return None, _cover(after, state.top if state.counted else min(after + (BINS << shift) - 1, state.top))
     found = _bin_of(bins, coarse, rank - below)
     if shift == 0:
         return low + found, (low, 0)
     return None, _cover(low + (found << shift), low + ((found + 1) << shift) - 1)
+
+
+def _between(state: Window, model: int, coarse: NDArray[np.int64], share: float, margin: float) -> tuple[int, int]:
+    """Returns the first and last pattern of the bins in which a sample has the ranks `share` -+ `margin`."""
+    low, shift, below, bins = int(state.low[model]), int(state.shift[model]), int(state.below[model]), state.bins[model]
+    counted = below + int(coarse[-1])
+    first, last = (_bin_of(bins, coarse, math.ceil(counted * (share + side)) - below) for side in (-margin, margin))
+    return low + (first << shift), min(low + ((last + 1) << shift) - 1, state.top)
 
 
 def _bin_of(bins: NDArray[np.int64], coarse: NDArray[np.int64], rank: int) -> int:

@@ -97,6 +97,15 @@ def test_votes(stages: tuple[Stage, ...], average: str, tie: int, monkeypatch: p
 
 
 @pytest.mark.parametrize("stages", STAGES)
+@pytest.mark.parametrize("tie", [-1, 0, 1])
+@pytest.mark.parametrize("floor", [0.0, 0.6])
+def test_plain_votes(stages: tuple[Stage, ...], tie: int, floor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Signs elected by the deltas as they are, averaged by weight, with and without a least divisor."""
+    how = Combination((1.0, 0.3, 0.5), "deltas", 1.0, 2.0, "agree_weight", tie, vote="plain", floor=floor)
+    check(rows_of(3, True, GRAIN, stages), how, monkeypatch)
+
+
+@pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize(("low", "shift"), [(0, 13), (0x3B000000, 0), (0x7F800000 - (1 << 17), 3), (0x7FFFFFF0, 0)])
 @pytest.mark.parametrize("every", [1, 8])
 def test_counts(stages: tuple[Stage, ...], low: int, shift: int, every: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -418,9 +418,12 @@ def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> in
         return int(unrolled.average(base, arrays[rows.has_base :], weight, (anchor, scale), out))
     stages = _stages(rows)
     shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}
-    if how.vote == "plain" or how.floor:
-        return None
     if stages is None or not rows.has_base or anchor == 0 or how.average not in {"sum", *shares}:
+        return None
+    if how.vote == "plain":
+        settings = (weight, how.tie, np.float32(how.floor), (anchor, scale), out)
+        return int(unrolled.elect_plain(arrays[0], arrays[1:], *stages, *settings))
+    if how.floor:
         return None
     if how.average == "sum":
         return int(unrolled.add(arrays[0], arrays[1:], *stages, weight, (anchor, scale), out))

@@ -167,6 +167,45 @@ def elect(base, rows, draws, trims, weights, shares, tie, scales, out):  # type:
 
 
 @_jit
+def elect_plain(base, rows, draws, trims, weights, tie, floor, scales, out):  # type: ignore[no-untyped-def]
+    """Does what `elect` does where the vote is of the deltas as they are, and weights only average the elected.
+
+    Divides by `floor` at least; where that is 0, by 1 where the weights add up to 0.
+    """
+    widest()
+    anchor, scale = scales
+    zero, one = np.float32(0), np.float32(1)
+    bad = np.uint32(0)
+    for i in range(len(out)):
+        start = widen(base[i])
+        plus, minus, up, down, more, less = zero, zero, zero, zero, zero, zero
+        for j in range(len(rows)):
+            v = widen(rows[j][i]) - start
+            if draws is not None:
+                v = v * draws[3][j] if drawn(i, draws[0][j], draws[1][j]) <= draws[2][j] else zero
+            if trims is not None:
+                v = v * np.float32(abs(v) >= trims[0][j]) * trims[1][j]
+            rise, fall = max(v, zero), min(v, zero)
+            plus += rise
+            minus += fall
+            up += weights[j] * rise
+            down += weights[j] * fall
+            more += weights[j] * np.float32(v > zero)
+            less += weights[j] * np.float32(v < zero)
+        vote = plus + minus
+        rising = (vote > zero) | ((vote == zero) & (tie > 0))
+        falling = (vote < zero) | ((vote == zero) & (tie < 0))
+        mass = up if rising else (down if falling else zero)
+        size = more if rising else (less if falling else zero)
+        mass = mass / (max(size, floor) if floor > zero else (one if size == zero else size))
+        mass = vote if vote != vote else mass  # a NaN elects nobody and must not be hidden
+        r = anchor * start + scale * mass
+        out[i] = narrow(r)
+        bad = np.uint32(bad + infinite(r))
+    return np.int64(bad)
+
+
+@_jit
 def mark(base, row, cut, factor, draw, step, lowest, width, hit):  # type: ignore[no-untyped-def]
     """Marks whose magnitude's pattern lies in a window; returns how many lie under it."""
     widest()

@@ -31,7 +31,7 @@ RANKS: tuple[set[str], ...] = (
     {"recipe"},
     {"methods"},
     {"stats"},
-    {"tokens"},
+    {"tokens", "routed"},
     {"adapters", "layout"},
     {"numerics", "checkpoint"},
     {"quantities"},

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from eutectic.api.learning import Learned, Learning, learn, plan_learning
     from eutectic.api.models import Checkpoint, Inspection, inspect, open  # noqa: A004
     from eutectic.api.recipes import Recipe, convert, merge, read, rule
+    from eutectic.api.routed import Routed, smile
     from eutectic.api.runs import (
         Plan,
         Receipt,
@@ -72,6 +73,7 @@ __all__ = [
     "Receipt",
     "Recipe",
     "RecipeError",
+    "Routed",
     "Search",
     "Soup",
     "Statistics",
@@ -101,6 +103,7 @@ __all__ = [
     "rule",
     "run",
     "search_weights",
+    "smile",
     "specialise",
     "statistics",
     "surgery",
@@ -120,6 +123,7 @@ _HOMES = {
     "federated": ("Aggregation", "aggregate"),
     "learning": ("Learned", "Learning", "learn", "plan_learning"),
     "models": ("Checkpoint", "Inspection", "inspect", "open"),
+    "routed": ("Routed", "smile"),
     "recipes": ("Recipe", "convert", "merge", "read", "rule"),
     "runs": (
         "Plan",

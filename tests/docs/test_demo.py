@@ -33,6 +33,18 @@ def test_adapters_are_whole(task: str) -> None:
 
 
 @pytest.mark.slow
+def test_adapters_weighed_by_token_help() -> None:
+    """On 30 rows a task, the model with six experts is well above the base's 46 %, and the unseen task has a score."""
+    command = [sys.executable, TEXT / "routed.py", "--rows", "30"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = {line.split()[0]: float(line.split()[1]) for line in done.stdout.splitlines()[1:]}
+    assert said.keys() == {*TASKS, "fortunes", "mean"}
+    assert said["mean"] > 65
+    assert said["fortunes"] > 0
+
+
+@pytest.mark.slow
 def test_demo_shows_that_merging_helps() -> None:
     """On 60 rows a task, every merge stands between the base and the experts, and the unseen task has a score."""
     done = subprocess.run(

@@ -4,7 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from . import adapters, align, anchors, coefficients, conflicts, draws, learned, loras, mergekit, networks, official
+from . import (
+    adapters,
+    align,
+    anchors,
+    coefficients,
+    conflicts,
+    draws,
+    learned,
+    loras,
+    mergekit,
+    networks,
+    official,
+    routed,
+)
 from .cases import Case, families, not_built
 
 
@@ -13,7 +26,20 @@ def test_golden(case: Case, tmp_path: Path) -> None:
     waiting = not_built()
     if case.name in waiting or case.folder.name in waiting:
         pytest.skip(f"{case.name} waits for its method")
-    kinds = (coefficients, mergekit, official, draws, align, anchors, adapters, loras, networks, conflicts, learned)
+    kinds = (
+        coefficients,
+        mergekit,
+        official,
+        draws,
+        align,
+        anchors,
+        adapters,
+        loras,
+        networks,
+        conflicts,
+        learned,
+        routed,
+    )
     runners = [kind.check for kind in kinds if kind.knows(case)]
     assert len(runners) == 1, f"the runner does not know {case.name}; add it, or name it in not_built.txt"
     runners[0](case, tmp_path)

@@ -26,6 +26,7 @@ from eutectic.adapters.peft_folder import WEIGHTS
 from eutectic.adapters.sources import DeltaSource, FoldedSource
 from eutectic.checkpoint.safetensors import SafetensorsFile
 from eutectic.checkpoint.source import Checkpoint, Source
+from eutectic.checkpoint.spec import TensorSpec
 from eutectic.errors import CheckpointError, MismatchError
 
 
@@ -62,7 +63,7 @@ def against(base: Checkpoint, folder: Path) -> Checkpoint:
         CheckpointError: when the adapter is broken or of a kind that cannot be computed exactly.
         MismatchError: when it does not fit the base, or has tensors of its own that no base has.
     """
-    adapter = _fit(base, folder)
+    adapter = _fitted(base, folder)
     added = [name for name in adapter.edits if name not in base.source.header]
     if added:
         adapter.file.close()
@@ -82,7 +83,7 @@ def fold(base: Checkpoint, folder: Path) -> Checkpoint:
         CheckpointError: when the adapter is broken or of a kind that cannot be computed exactly.
         MismatchError: when it does not fit the base.
     """
-    adapter = _fit(base, folder)
+    adapter = _fitted(base, folder)
     reference = f"{base.reference}+{folder}"
     source = FoldedSource(adapter, reference, base.source)
     return Checkpoint(reference, source, base.folder, base.config, base.revision)
@@ -104,7 +105,27 @@ def turned_against(base: Checkpoint, made: Source, raw: Mapping[str, Any], name:
     return Checkpoint(name, source, config=raw, deltas=True)
 
 
-def _open(folder: Path, base: Checkpoint | None) -> tuple[LoraConfig | OftConfig, SafetensorsFile, Names | TurnNames]:
+def onto(header: Mapping[str, TensorSpec], folder: Path, reference: str, base: Source | None = None) -> Adapter:
+    """Opens an adapter folder, or kohya's file, as edits of a model's tensors, of which `header` says all there is.
+
+    Its file is the caller's to close. Without their source, `base`, what depends on the values cannot be read.
+
+    Raises:
+        CheckpointError: when the adapter is broken or of a kind that cannot be computed exactly.
+        MismatchError: when it does not fit these tensors.
+    """
+    config, file, names = _open(folder, header)
+    try:
+        edits = _edits(config, file, names, header, reference)
+    except BaseException:
+        file.close()
+        raise
+    return Adapter(file, config, edits, base)
+
+
+def _open(
+    folder: Path, base: Mapping[str, TensorSpec] | None
+) -> tuple[LoraConfig | OftConfig, SafetensorsFile, Names | TurnNames]:
     if folder.is_file():
         return _open_file(folder, base)
     raw, where = load_config(folder)
@@ -125,7 +146,7 @@ def _open(folder: Path, base: Checkpoint | None) -> tuple[LoraConfig | OftConfig
     return config, file, names
 
 
-def _open_file(path: Path, base: Checkpoint | None) -> tuple[LoraConfig, SafetensorsFile, Names]:
+def _open_file(path: Path, base: Mapping[str, TensorSpec] | None) -> tuple[LoraConfig, SafetensorsFile, Names]:
     """Opens an adapter without a folder: kohya's, which needs the base's names."""
     file = SafetensorsFile(path, parked=True)
     try:
@@ -139,31 +160,28 @@ def _open_file(path: Path, base: Checkpoint | None) -> tuple[LoraConfig, Safeten
                 f"{path}: kohya's names have underscores for dots, and only the base's names tell which; "
                 "give the base too"
             )
-        names, config = read_kohya(file, base.source.header)
+        names, config = read_kohya(file, base)
     except BaseException:
         file.close()
         raise
     return config, file, names
 
 
-def _fit(base: Checkpoint, folder: Path) -> Adapter:
+def _fitted(base: Checkpoint, folder: Path) -> Adapter:
     if base.deltas:
         raise MismatchError(f"{folder}: an adapter is fitted to a model, and {base.reference} is an adapter itself")
-    config, file, names = _open(folder, base)
-    try:
-        edits = _edits(config, file, names, base)
-    except BaseException:
-        file.close()
-        raise
-    return Adapter(file, config, edits, base.source)
+    return onto(base.source.header, folder, base.reference, base.source)
 
 
 def _edits(
-    config: LoraConfig | OftConfig, file: SafetensorsFile, names: Names | TurnNames, base: Checkpoint
+    config: LoraConfig | OftConfig,
+    file: SafetensorsFile,
+    names: Names | TurnNames,
+    base: Mapping[str, TensorSpec],
+    reference: str,
 ) -> dict[str, Edit]:
-    header, under = file.header, base.source.header
     if isinstance(config, OftConfig):
         assert isinstance(names, TurnNames)
-        return turns_against(names, config, header, under, file.name, base.reference)
+        return turns_against(names, config, file.header, base, file.name, reference)
     assert isinstance(names, Names)
-    return edits_against(names, config, header, under, file.name, base.reference)
+    return edits_against(names, config, file.header, base, file.name, reference)

@@ -17,7 +17,8 @@ from eutectic.plan.steps import Plan
 from eutectic.stats.conflict import conflict
 from eutectic.stats.fold import Scope
 from eutectic.stats.gradients import FisherDiagonal, GradientMagnitude
-from eutectic.stats.weights import MagnitudeQuantile, Mass
+from eutectic.stats.quantiles import MagnitudeQuantile
+from eutectic.stats.weights import Mass
 from tests.engine.sites import Collected, as_float, chain, normal, planned
 from tests.make.measured import magnitudes
 from tests.make.sites import Job

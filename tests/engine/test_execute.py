@@ -17,8 +17,7 @@ from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.kernels import GRAIN
 from eutectic.numerics.stages import Combination
 from eutectic.plan.steps import Plan
-from eutectic.stats.fold import Part, Scope, Seen, Statistic
-from eutectic.stats.weights import OfWeights
+from eutectic.stats.fold import OfWeights, Part, Scope, Seen, Statistic
 from tests.engine.sites import Collected, normal, planned
 from tests.make.sites import Job
 

@@ -18,19 +18,11 @@ from eutectic.engine.reader import Worker
 from eutectic.numerics.draw import Key
 from eutectic.numerics.kernels import BLOCK, GRAIN
 from eutectic.numerics.stages import Drop, RankedDrop
-from eutectic.stats import weights
+from eutectic.stats import quantiles, weights
 from eutectic.stats.elected import Elected
-from eutectic.stats.fold import Again, Part, Scope, Statistic
-from eutectic.stats.weights import (
-    Energy,
-    Gram,
-    MagnitudeBand,
-    MagnitudeQuantile,
-    Mass,
-    Overlap,
-    SignBalance,
-    SpreadQuantile,
-)
+from eutectic.stats.fold import Again, OfWeights, Part, Scope, Statistic
+from eutectic.stats.quantiles import MagnitudeBand, MagnitudeQuantile, Quantiles, SpreadQuantile
+from eutectic.stats.weights import Energy, Gram, Mass, Overlap, SignBalance
 from tests.make.sites import Job
 
 CUT = MagnitudeQuantile(Scope.MODEL, (0.3, 0.5, 1.0))
@@ -175,9 +167,9 @@ def same(left: Any, right: Any) -> bool:
 
 def test_every_statistic_is_tested() -> None:
     """A statistic of weights that is added is added here."""
-    shared = Gram.__mro__[1]
-    own = {each for each in vars(weights).values() if isinstance(each, type) and issubclass(each, shared)}
-    assert own - {shared, weights.Quantiles} | {Elected} == {type(statistic) for statistic in STATISTICS.values()}
+    names = {**vars(weights), **vars(quantiles)}.values()
+    own = {each for each in names if isinstance(each, type) and issubclass(each, OfWeights)}
+    assert own - {OfWeights, Quantiles} | {Elected} == {type(statistic) for statistic in STATISTICS.values()}
 
 
 @EACH
@@ -212,7 +204,7 @@ def test_showing_what_calibration_found_changes_nothing(sensitivity: str, specia
 def test_kernels_agree_with_torch(name: str, special: bool) -> None:
     """Counts are equal; sums are to within a few roundings of float64, for they add in another order."""
     fused, plain = (Sweep()(STATISTICS[name], job(special, way)) for way in (True, False))
-    if isinstance(STATISTICS[name], weights.Quantiles | SignBalance | Overlap):
+    if isinstance(STATISTICS[name], Quantiles | SignBalance | Overlap):
         assert same(fused, plain)
     else:
         np.testing.assert_allclose(fused, plain, rtol=1e-11, equal_nan=True)

@@ -4,18 +4,10 @@ import torch
 from eutectic.errors import UndeclaredNeed
 from eutectic.numerics.draw import Key
 from eutectic.numerics.stages import Drop, RankedDrop, Scale, Stage
-from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen
+from eutectic.stats.fold import Again, Of, Origin, Part, Scope, Seen, Statistic
 from eutectic.stats.gradients import FisherDiagonal
-from eutectic.stats.weights import (
-    Energy,
-    Gram,
-    MagnitudeBand,
-    MagnitudeQuantile,
-    Mass,
-    SignBalance,
-    SpreadQuantile,
-    Statistic,
-)
+from eutectic.stats.quantiles import MagnitudeBand, MagnitudeQuantile, SpreadQuantile
+from eutectic.stats.weights import Energy, Gram, Mass, SignBalance
 
 CUT = MagnitudeQuantile(Scope.TENSOR, (0.5,))
 

@@ -15,7 +15,8 @@ from eutectic.methods.site import Site
 from eutectic.numerics.stages import Numbers, RankedBand, Scale, Stage, apply
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import MagnitudeBand, Mass, band_of, restoring
+from eutectic.stats.quantiles import MagnitudeBand, band_of
+from eutectic.stats.weights import Mass, restoring
 
 
 def _untouched(density: Numbers, first: str) -> bool:

@@ -21,7 +21,7 @@ from eutectic.numerics.adam import Adam
 from eutectic.numerics.spectra import svd
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import MagnitudeQuantile
+from eutectic.stats.quantiles import MagnitudeQuantile
 
 
 def _folds(*, density: float, **_: object) -> Mapping[str, Statistic]:

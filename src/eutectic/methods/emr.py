@@ -12,9 +12,9 @@ from typing import Literal
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine
 from eutectic.methods.extras import BIT, Extra, Outputs, number
 from eutectic.methods.site import Site
-from eutectic.numerics.stages import Combination, Marks, Numbers
+from eutectic.numerics.stages import Combination, Floats, Marks, Numbers
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.stats.elected import Elected, Floats, agreeing, elect
+from eutectic.stats.elected import Elected, agreeing, elect
 from eutectic.stats.fold import Scope, Statistic
 
 

@@ -15,10 +15,10 @@ import numpy as np
 
 from eutectic.methods.declare import Laws, Locality, Needs, NonNegative, Paper, combine
 from eutectic.methods.site import Site, weighted_sum
-from eutectic.numerics.stages import Combination, Numbers
+from eutectic.numerics.stages import Combination, Floats, Numbers
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import Floats, Gram
+from eutectic.stats.weights import Gram
 
 
 def coefficients(gram: Floats, max_iter: int, tol: float, floor: float) -> Numbers:

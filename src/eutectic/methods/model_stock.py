@@ -16,10 +16,10 @@ import numpy as np
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, at_least, combine
 from eutectic.methods.site import Site, weighted_sum
-from eutectic.numerics.stages import Combination
+from eutectic.numerics.stages import Combination, Floats
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import Floats, Gram
+from eutectic.stats.weights import Gram
 
 
 def ratio(gram: Floats, angle: str, floor: float) -> float:

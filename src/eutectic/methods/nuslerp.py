@@ -15,10 +15,10 @@ import numpy as np
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, PerModel, combine, exactly
 from eutectic.methods.site import Site
-from eutectic.numerics.stages import Combination, Numbers
+from eutectic.numerics.stages import Combination, Floats, Numbers
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import Floats, Gram
+from eutectic.stats.weights import Gram
 
 #: 1 - c * c of the least cosine that float32 rounds to 1.
 _LINE = 2.0**-24

@@ -17,7 +17,8 @@ from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import Combination, Numbers, Select, apply
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import Energy, SpreadQuantile
+from eutectic.stats.quantiles import SpreadQuantile
+from eutectic.stats.weights import Energy
 
 
 def _folds(*, select_topk: float, mask: str, **_: object) -> Mapping[str, Statistic]:

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 from eutectic.methods.declare import Laws, Locality, Needs, Paper, combine, exactly
 from eutectic.methods.site import Site
-from eutectic.numerics.stages import Combination
+from eutectic.numerics.stages import Combination, Floats
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import Floats, Gram
+from eutectic.stats.weights import Gram
 
 
 def coefficients(gram: Floats, t: float, parallel: float) -> tuple[float, float]:

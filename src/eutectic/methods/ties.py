@@ -17,7 +17,8 @@ from eutectic.methods.site import Site, weighted_sum
 from eutectic.numerics.stages import Combination, Numbers, Trim
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import MagnitudeQuantile, Rank, SignBalance
+from eutectic.stats.quantiles import MagnitudeQuantile, Rank
+from eutectic.stats.weights import SignBalance
 
 
 def _folds(

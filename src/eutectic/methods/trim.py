@@ -13,7 +13,8 @@ from eutectic.methods.site import Site
 from eutectic.numerics.stages import Numbers, Scale, Stage, Trim
 from eutectic.numerics.tensors import Tensor
 from eutectic.stats.fold import Scope, Statistic
-from eutectic.stats.weights import MagnitudeQuantile, Mass, Rank, restoring
+from eutectic.stats.quantiles import MagnitudeQuantile, Rank
+from eutectic.stats.weights import Mass, restoring
 
 
 def _folds(*, density: Numbers, scope: str, count: Rank, rescale: str) -> Mapping[str, Statistic]:

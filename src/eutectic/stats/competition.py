@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eutectic.numerics.kernels import BINS
-from eutectic.numerics.stages import column
+from eutectic.numerics.stages import Floats, column
 from eutectic.numerics.tensors import Tensor, torch
 from eutectic.stats.fold import Again, Part, Seen, Statistic
-from eutectic.stats.weights import Floats, Quantiles, Window, magnitudes_of, narrow, open_window, size_of, tally
+from eutectic.stats.quantiles import Quantiles
+from eutectic.stats.window import Window, magnitudes_of, narrow, open_window, size_of, tally
 
 Inter = Literal["pairs", "shares", "sum"]
 

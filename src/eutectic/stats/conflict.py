@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from eutectic.numerics.kernels import BINS
 from eutectic.numerics.tensors import Tensor
-from eutectic.stats.fold import Again, Calibrated, Part, Seen
-from eutectic.stats.weights import OfWeights, Window, count, look, open_window, sampled_sweeps
+from eutectic.stats.fold import Again, Calibrated, OfWeights, Part, Seen
+from eutectic.stats.window import Window, count, look, open_window, sampled_sweeps
 
 
 def conflict(sensitivity: Tensor, movement: Tensor) -> Tensor:

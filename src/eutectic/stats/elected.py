@@ -5,15 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eutectic.numerics import kernels
 from eutectic.numerics.kernels import GRAIN
+from eutectic.numerics.stages import Floats
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.stats.fold import Part, Seen
-from eutectic.stats.weights import OfWeights
+from eutectic.stats.fold import OfWeights, Part, Seen
 
-Floats = NDArray[np.float64]
 #: By tensor: how many elements it has, and sums per grain, (grains, 2, n).
 Sums = dict[str, tuple[int, Floats]]
 

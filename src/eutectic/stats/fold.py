@@ -278,3 +278,43 @@ class Norm:
     """The Euclidean norm of a calibrated statistic over all tensors of a merge that read it: n numbers."""
 
     over: Calibrated
+
+
+@dataclass(frozen=True)
+class OfWeights:
+    """What most statistics of the weights themselves share: they see each expert's."""
+
+    scope: Scope
+
+    @property
+    def origin(self) -> Origin:
+        return Origin.WEIGHTS
+
+    @property
+    def of(self) -> Of:
+        return Of.EACH
+
+    @property
+    def after(self) -> tuple[Statistic, ...]:
+        return ()
+
+    @property
+    def by_rows(self) -> bool:
+        return False
+
+    @property
+    def whole(self) -> bool:
+        return False
+
+    @property
+    def whole_rows(self) -> bool:
+        return False
+
+    def scratch(self, n: int, shape: tuple[int, ...]) -> float:
+        return 0.0
+
+    def sample(self, state: Any) -> int:
+        return 1
+
+    def sweeps(self, total: int, double: bool) -> float:
+        return 1.0

@@ -9,10 +9,10 @@ import numpy as np
 
 from eutectic.numerics import kernels
 from eutectic.numerics.kernels import BINS
-from eutectic.numerics.stages import RowScale, apply
+from eutectic.numerics.stages import Floats, RowScale, apply
 from eutectic.numerics.tensors import Tensor, torch
-from eutectic.stats.fold import Again, Part, Seen, Statistic
-from eutectic.stats.weights import Floats, OfWeights, Window, count, look, open_window, sampled_sweeps
+from eutectic.stats.fold import Again, OfWeights, Part, Seen, Statistic
+from eutectic.stats.window import Window, count, look, open_window, sampled_sweeps
 
 #: The shares of a tensor's elements that lie below its quartiles.
 _QUARTILES = (0.25, 0.5, 0.75)

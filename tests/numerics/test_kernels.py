@@ -197,7 +197,7 @@ def test_selection_looks_at_all_models() -> None:
     assert combine(three, how) == [51, 0]
 
 
-@pytest.mark.parametrize("kind", ["usual", "equal", "few values", "one large", "zeros"])
+@pytest.mark.parametrize("kind", ["usual", "equal", "few values", "brain floats", "crowded", "one large", "zeros"])
 @pytest.mark.parametrize("width", [1, 2, 300, 5000])
 @pytest.mark.parametrize("double", [False, True], ids=["float32", "float64"])
 def test_ranks_against_sorting(kind: str, width: int, double: bool) -> None:
@@ -209,6 +209,8 @@ def test_ranks_against_sorting(kind: str, width: int, double: bool) -> None:
         "usual": deltas,
         "equal": torch.full_like(deltas, -0.75),
         "few values": (deltas * 4).round() / 4,
+        "brain floats": ((0.1 * deltas + 1).bfloat16() - 1).to(work),
+        "crowded": 1 + deltas * 1e-3,
         "one large": deltas.where(torch.arange(width) > 0, 1e30),
         "zeros": deltas.where(deltas > 1, -0.0),
     }[kind]
@@ -217,6 +219,8 @@ def test_ranks_against_sorting(kind: str, width: int, double: bool) -> None:
         RankedDrop((0.5, 0.3), (0.4, 0.1), True, 0),
         RankedBand((0.5, 0.2), (0.1, 0.3)),
         RankedBand((0.9, 0.0), (0.3, 1.0), "kept"),
+        RankedBand((0.7, 1.0), (0.01, 0.0)),
+        RankedBand((0.02, 0.01), (0.5, 0.97)),
     ):
         flat = [row.reshape(-1) for row in deltas]
         given = rows([torch.zeros_like(flat[0]), *flat], width=width, double=double).then(stage)

@@ -9,6 +9,7 @@ for the same reason: whoever adds them later adds the same numbers in the same o
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from eutectic.numerics.stages import (
     Combination,
     Drop,
     Ranked,
+    RankedBand,
     RowScale,
     RowTrim,
     Scale,
@@ -142,13 +144,22 @@ def _place(rows: Rows, kept: int = 0) -> Place:
     marks = np.zeros((len(ranked), rows.n, whole.count + loops.BLOCK), _work(rows))
     for number, at in enumerate(ranked):
         place = _placed(whole, kinds, numbers, keys, marks, 0)
-        limits, factors = rows.stages[at].chances(max(1, rows.width))  # type: ignore[union-attr]
-        streams = rows.key.at(rows.stages[at].step).streams(rows.n)  # type: ignore[union-attr]
-        peaks = np.where(np.ptp(factors, axis=1) == 0, limits.argmax(1), -1)
-        loops.rank(place, at, max(1, rows.width), streams, limits, factors.astype(_work(rows)), peaks, marks[number])
+        stage, width = rows.stages[at], max(1, rows.width)
+        assert isinstance(stage, Ranked)
+        streams = rows.key.at(stage.step).streams(rows.n)
+        loops.rank(place, at, width, streams, *_by_rank(stage, width, rows.double), marks[number])
         keys[at, :, 0], keys[at, :, 1] = number, 0  # later stages' ranks are taken over the same whole rows
     keys[ranked, :, 1] = rows.start - whole.start
     return _placed(rows, kinds, numbers, keys, marks, kept)
+
+
+@lru_cache(16)
+def _by_rank(stage: Ranked, width: int, double: bool) -> tuple[Ints, Any, Ints, Ints]:
+    """What a ranked stage does by rank: limits of draws, factors, where a limit is highest, and ranks that are kept."""
+    limits, factors = stage.chances(width)
+    peaks = np.where(np.ptp(factors, axis=1) == 0, limits.argmax(1), -1)
+    bands = stage.edges(width) if isinstance(stage, RankedBand) else np.full((len(limits), 2), -1, np.int64)
+    return limits, factors.astype(np.float64 if double else np.float32), peaks, bands
 
 
 def _work(rows: Rows) -> Any:

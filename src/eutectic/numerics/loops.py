@@ -412,12 +412,72 @@ def mark_by_rank(line, draws, packed, other, counts, limit, factor, marks):  # t
 
 
 @_jit
-def rank(place, upto, width, keys, limits, factors, peaks, marks):  # type: ignore[no-untyped-def]
+def holder(begins, place):  # type: ignore[no-untyped-def]
+    """The bucket that holds a rank."""
+    low, high = 0, len(begins) - 2
+    while low < high:
+        middle = (low + high + 1) // 2
+        if begins[middle] <= place:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+@_jit
+def pattern(v):  # type: ignore[no-untyped-def]
+    """The bits of a magnitude, whose order is that of the magnitudes, NaNs last."""
+    return np.float64(v).view(np.uint64)
+
+
+@_jit
+def mark_between(line, bucket, begins, start, stop, marks, members, sizes):  # type: ignore[no-untyped-def]
+    """Marks the ranks start..stop of a row with 1 and the others with 0, as `mark_by_rank` ranks them.
+
+    Only the buckets that hold an edge, two at most, are looked into. Returns whether it did: not where one of them
+    holds too many that are not all equal.
+    """
+    zero, one, size = line.dtype.type(0), line.dtype.type(1), len(line)
+    if start >= stop:
+        marks[:] = zero
+        return True
+    first, last = np.int32(holder(begins, start)), np.int32(holder(begins, stop - 1))
+    for i in range(size):
+        marks[i] = one if (bucket[i] >= first) & (bucket[i] <= last) else zero
+    for edge in range(1 if first == last else 2):
+        b = last if edge else first
+        begin, end = np.int64(begins[b]), np.int64(begins[b + 1])
+        if begin >= start and end <= stop:  # all of it stays
+            continue
+        count, equal = 0, True
+        for i in range(size):
+            if bucket[i] == b:
+                members[count], sizes[count] = i, pattern(line[i])
+                equal &= sizes[count] == sizes[0]
+                count += 1
+        if not equal and count > CROWDED:
+            return False
+        for k in range(count):
+            below = np.uint32(k)
+            if not equal:
+                own, below = sizes[k], np.uint32(0)
+                for other in range(k):
+                    below = np.uint32(below + np.uint32(sizes[other] <= own))
+                for other in range(k + 1, count):
+                    below = np.uint32(below + np.uint32(sizes[other] < own))
+            place = begin + np.int64(below)
+            marks[members[k]] = one if (place >= start) & (place < stop) else zero
+    return True
+
+
+@_jit
+def rank(place, upto, width, keys, limits, factors, peaks, bands, marks):  # type: ignore[no-untyped-def]
     """Fills `marks` (n, elements of whole rows) with what stage `upto` multiplies each delta by.
 
     The element of rank r in its row, from 0 for the smallest magnitude, is multiplied by `factors[j, r]` if it draws
     less than `limits[j, r]`, else by zero. Where the factor is one for all ranks (`peaks[j]` is not negative, and says
-    where the limit is highest) few elements need be ranked, unless too many are alike.
+    where the limit is highest) few elements need be ranked, unless too many are alike. Where the ranks that are kept
+    are those from bands[j, 0] to bands[j, 1] (not negative), nothing is drawn.
     """
     n, start, count, w = len(place[3]), place[5], place[6], place[11]
     packed, other = np.empty(width, np.uint64), np.empty(width, np.uint64)
@@ -435,6 +495,11 @@ def rank(place, upto, width, keys, limits, factors, peaks, marks):  # type: igno
         limit, factor, sizes = limits[j], factors[j], marks[j]
         for row in range(0, count, width):
             line = sizes[row : row + width]
+            if bands[j, 0] >= 0:
+                crowd(line, bucket, begins)
+                if mark_between(line, bucket, begins, bands[j, 0], bands[j, 1], marked, open_, packed):
+                    line[:] = marked
+                    continue
             draw_row(start + row, keys[j, 0], keys[j, 1], draws)
             if peaks[j] >= 0 and crowd(line, bucket, begins) <= CROWDED * width:
                 mark_by_bucket(line, draws, bucket, begins, limit, peaks[j], factor[0], marked, open_)

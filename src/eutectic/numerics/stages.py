@@ -111,12 +111,15 @@ class RankedBand:
     first: Literal["removed", "kept"] = "removed"
     step: int = 0
 
+    def edges(self, width: int) -> NDArray[np.int64]:
+        """Returns the ranks start..stop that are kept, (n, 2)."""
+        pairs = zip(map(_written, self.kept), map(_written, self.removed), strict=True)
+        return np.array([band(width, *shares, self.first) for shares in pairs], np.int64)
+
     def chances(self, width: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         """Returns, (n, width) by rank: below which 32-bit draw an element is kept (all or none), and its factor, 1."""
         rank = np.arange(width)
-        pairs = zip(map(_written, self.kept), map(_written, self.removed), strict=True)
-        edges = [band(width, *shares, self.first) for shares in pairs]
-        inside = np.stack([(rank >= start) & (rank < stop) for start, stop in edges])
+        inside = np.stack([(rank >= start) & (rank < stop) for start, stop in self.edges(width).tolist()])
         return np.where(inside, 2**32, 0).astype(np.int64), np.ones(inside.shape)
 
 

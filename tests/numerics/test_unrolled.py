@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from numba import njit
 from numpy.typing import NDArray
 
 from eutectic.numerics import kernels, unrolled
@@ -54,22 +53,6 @@ def numbers(out: NDArray[np.uint8]) -> NDArray[np.uint16]:
     bits = out.view(np.uint16).copy()
     bits[(bits & 0x7FFF) > 0x7F80] = 0x7FC0
     return bits
-
-
-def test_wide_registers_are_asked_for() -> None:
-    """Functions say how wide vectors may be, in the words of the compiler."""
-
-    @njit(nogil=True)
-    def double(x: NDArray[np.float32]) -> None:
-        unrolled.widest()
-        for i in range(len(x)):
-            x[i] *= np.float32(2)
-
-    values = np.ones(100, np.float32)
-    double(values)
-    assert values.tolist() == [2.0] * 100
-    (text,) = double.inspect_llvm().values()
-    assert '"prefer-vector-width"="512"' in text
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, unrolled.MOST])

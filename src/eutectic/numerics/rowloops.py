@@ -10,6 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
+from eutectic.numerics.instructions import widest
 from eutectic.numerics.loops import BASE, BLOCK, ROW, begin, model
 
 #: Exponentials of rows up to this length are kept between the two passes; longer rows are computed again.
@@ -29,6 +30,7 @@ _jit = njit(cache=True, nogil=True, error_model="numpy")
 @_jit
 def exponentials(w, at, shift, s, to):  # type: ignore[no-untyped-def]
     """Writes exp(w - shift) of the work row at `at` to `s` at `to`; magnitudes beyond e^700 are cut to that."""
+    widest()
     values, made, sums = w[at : at + BLOCK], s[to : to + BLOCK], s[TERMS : TERMS + BLOCK]
     for i in range(BLOCK):
         x = np.float64(values[i]) - shift
@@ -57,6 +59,7 @@ def exponentials(w, at, shift, s, to):  # type: ignore[no-untyped-def]
 @_jit
 def total(s, at):  # type: ignore[no-untyped-def]
     """Adds the numbers of a block by halves, over the terms: always in the same order. What is past the row is 0."""
+    widest()
     numbers, found = s[at : at + BLOCK], s[TERMS : TERMS + BLOCK]
     for i in range(BLOCK // 2):
         found[i] = numbers[i] + numbers[BLOCK // 2 + i]
@@ -72,6 +75,7 @@ def total(s, at):  # type: ignore[no-untyped-def]
 @_jit
 def pair(place, at, stop, shifts, s, to):  # type: ignore[no-untyped-def]
     """Writes the exponentials of a block of the base and of the model, and 0 past the row's end."""
+    widest()
     w = place[11]
     m = min(begin(place, at), stop - at)
     model(place, at, m, 0, False)
@@ -84,6 +88,7 @@ def pair(place, at, stop, shifts, s, to):  # type: ignore[no-untyped-def]
 @_jit
 def largest(place, first, stop, shifts):  # type: ignore[no-untyped-def]
     """Sets the shifts to the largest number of each row."""
+    widest()
     w = place[11]
     shifts[:] = -np.inf
     for at in range(first, stop, BLOCK):
@@ -98,6 +103,7 @@ def largest(place, first, stop, shifts):  # type: ignore[no-untyped-def]
 @_jit
 def sums(place, first, stop, shifts, s, kept, out):  # type: ignore[no-untyped-def]
     """Adds up the exponentials of a row of the base and of the model, and keeps them where there is room."""
+    widest()
     out[:] = 0.0
     for at in range(first, stop, BLOCK):
         to = PAIRS + (2 * (at - first) if kept else 0)
@@ -109,6 +115,7 @@ def sums(place, first, stop, shifts, s, kept, out):  # type: ignore[no-untyped-d
 @_jit
 def terms(s, to, scales, eps):  # type: ignore[no-untyped-def]
     """Writes q * ((1 + u) log(1 + u) - u) with u = p / q - 1, which is never below 0 and adds up to the divergence."""
+    widest()
     base, model, found = s[to : to + BLOCK], s[to + BLOCK : to + 2 * BLOCK], s[TERMS : TERMS + BLOCK]
     first, second = scales[0], scales[1]
     far = np.int64(0)
@@ -138,6 +145,7 @@ def terms(s, to, scales, eps):  # type: ignore[no-untyped-def]
 @_jit
 def divergence(place, width, eps, out):  # type: ignore[no-untyped-def]
     """Writes the divergence of each row of the one model from the base's; the slice holds whole rows of `width`."""
+    widest()
     s = np.zeros(SCRATCH, np.float64)
     shifts, scales = np.zeros(2, np.float64), np.zeros(2, np.float64)
     kept = width <= KEPT_WIDTH

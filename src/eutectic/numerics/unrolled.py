@@ -9,13 +9,10 @@ in the same order as there, so the bits are the same, and which of the two serve
 model each, are None where a chain has none: that is compiled for itself, too.
 """
 
-from typing import Any
-
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.extending import intrinsic
+from numba import njit
 
+from eutectic.numerics.instructions import as_bits, as_float, first_bit, widest
 from eutectic.numerics.loops import BLOCK
 
 #: More models than this are left to the general loops: every number of models is compiled for itself.
@@ -23,34 +20,6 @@ MOST = 6
 
 _jit = njit(cache=True, nogil=True, error_model="numpy")
 _inline = njit(nogil=True, error_model="numpy")
-
-
-def _bitcast(result: Any, argument: Any, kind: Any) -> Any:
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-        return builder.bitcast(arguments[0], kind)
-
-    return result(argument), generate
-
-
-def _lowest_bit(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-    return builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
-
-
-def _widest(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
-    # Attributes are strings that are printed as they are; llvmlite lists only those without a value.
-    set.add(builder.function.attributes, '"prefer-vector-width"="512"')
-    return context.get_dummy_value()
-
-
-# What numba has no words for, as instructions.
-#: Lets a function use the widest registers that the processor has: compilers hold back on some that have 512 bits.
-widest: Any = intrinsic(lambda typing: (types.void(), _widest))  # noqa: ARG005
-#: The float32 with these bits.
-as_float: Any = intrinsic(lambda typing, x: _bitcast(types.float32, types.uint32, ir.FloatType()))  # noqa: ARG005
-#: The bits of this float32.
-as_bits: Any = intrinsic(lambda typing, x: _bitcast(types.uint32, types.float32, ir.IntType(32)))  # noqa: ARG005
-#: The place of the lowest bit that is set.
-first_bit: Any = intrinsic(lambda typing, x: (types.int64(types.uint64), _lowest_bit))  # noqa: ARG005
 
 
 @_inline
@@ -287,30 +256,19 @@ def mass(base, row, cut, factor, draw, out):  # type: ignore[no-untyped-def]
 
 
 @_jit
-def dot(base, x, y, lanes):  # type: ignore[no-untyped-def]
-    """Sum of products of two rows, or of their deltas, in float64, in the order of `loops.dot`."""
+def dot(x, y, lanes):  # type: ignore[no-untyped-def]
+    """Sum of products of two float32 rows in float64, in the order of `loops.dot`."""
     widest()
     lanes[:] = 0.0
     whole = len(x) - len(x) % 32
+    for i in range(0, whole, 32):
+        for k in range(32):
+            lanes[k] += np.float64(x[i + k]) * np.float64(y[i + k])
     total = 0.0
-    if base is None:
-        for i in range(0, whole, 32):
-            for k in range(32):
-                lanes[k] += np.float64(widen(x[i + k])) * np.float64(widen(y[i + k]))
-        for k in range(32):
-            total += lanes[k]
-        for i in range(whole, len(x)):
-            total += np.float64(widen(x[i])) * np.float64(widen(y[i]))
-    else:
-        for i in range(0, whole, 32):
-            for k in range(32):
-                start = widen(base[i + k])
-                lanes[k] += np.float64(widen(x[i + k]) - start) * np.float64(widen(y[i + k]) - start)
-        for k in range(32):
-            total += lanes[k]
-        for i in range(whole, len(x)):
-            start = widen(base[i])
-            total += np.float64(widen(x[i]) - start) * np.float64(widen(y[i]) - start)
+    for k in range(32):
+        total += lanes[k]
+    for i in range(whole, len(x)):
+        total += np.float64(x[i]) * np.float64(y[i])
     return total
 
 
@@ -357,11 +315,21 @@ def gram(base, rows, diagonal, out):  # type: ignore[no-untyped-def]
     """Adds the products of all pairs of rows (of their deltas, with a base) to the grain of `out` they lie in."""
     widest()
     lanes = np.empty(32, np.float64)
+    kept = np.empty((len(rows), BLOCK), np.float32)
     for at in range(0, len(rows[0]), BLOCK):
+        m = min(BLOCK, len(rows[0]) - at)
+        for a in range(len(rows)):
+            x, row = rows[a][at : at + m], kept[a, :m]
+            if base is None:
+                for i in range(m):
+                    row[i] = widen(x[i])
+            else:
+                start = base[at : at + m]
+                for i in range(m):
+                    row[i] = widen(x[i]) - widen(start[i])
         for a in range(len(rows)):
             for b in range(a, a + 1 if diagonal else len(rows)):
-                x, y = rows[a][at : at + BLOCK], rows[b][at : at + BLOCK]
-                found = dot(None if base is None else base[at : at + BLOCK], x, y, lanes)
+                found = dot(kept[a, :m], kept[b, :m], lanes)
                 out[at // 65536, a, b] += found
                 if a != b:
                     out[at // 65536, b, a] += found

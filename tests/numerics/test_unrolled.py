@@ -1,5 +1,7 @@
 """The unrolled loops against the general ones: the same bits, on every bfloat16 there is among ordinary ones."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -81,10 +83,12 @@ def test_votes(stages: tuple[Stage, ...], average: str, tie: int, monkeypatch: p
 
 @pytest.mark.parametrize("stages", STAGES)
 @pytest.mark.parametrize("tie", [-1, 0, 1])
-@pytest.mark.parametrize("floor", [0.0, 0.6])
-def test_plain_votes(stages: tuple[Stage, ...], tie: int, floor: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Signs elected by the deltas as they are, averaged by weight, with and without a least divisor."""
-    how = Combination((1.0, 0.3, 0.5), "deltas", 1.0, 2.0, "agree_weight", tie, vote="plain", floor=floor)
+@pytest.mark.parametrize(("vote", "floor"), [("plain", 0.0), ("plain", 0.6), ("weighted", 0.6)])
+def test_plain_votes_and_least_divisors(
+    stages: tuple[Stage, ...], tie: int, vote: Any, floor: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signs elected by the deltas as they are, averaged by weight; shares that divide as a floor at least."""
+    how = Combination((1.0, 0.3, 0.5), "deltas", 1.0, 2.0, "agree_weight", tie, vote=vote, floor=floor)
     check(rows_of(3, True, GRAIN, stages), how, monkeypatch)
 
 

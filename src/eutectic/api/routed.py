@@ -3,10 +3,11 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from eutectic.adapters.adapter import Adapter
 from eutectic.adapters.edits import Edit
@@ -79,12 +80,12 @@ def smile(
             opened.enter_context(closing(adapter.file))
             for name, edit in adapter.edits.items():
                 module, _, leaf = name.rpartition(".")
-                update = _update(adapter, edit, maps[module], leaf) if module in maps else None
-                if update is None:
-                    left[name] = None
-                else:
+                change = _change(adapter, edit, maps[module], leaf) if module in maps else {}
+                if change:
                     parts = found.setdefault(module, [Update()] * len(experts))
-                    parts[at] = Update(update.factors or parts[at].factors, _first(update.shift, parts[at].shift))
+                    parts[at] = replace(parts[at], **change)
+                else:
+                    left[name] = None
     named = [name for name in maps if any(update.factors is not None for update in found.get(name, ()))]
     left |= dict.fromkeys(f"{name}.bias" for name in found if name not in named)
     if not named:
@@ -102,26 +103,22 @@ def _is_linear(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D"
 
 
-def _first(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    return other if one is None else one
-
-
-def _update(adapter: Adapter, edit: Edit, module: nn.Module, leaf: str) -> Update | None:
-    """What an edit changes of a linear map; None where it cannot be weighed by token."""
+def _change(adapter: Adapter, edit: Edit, module: nn.Module, leaf: str) -> dict[str, Any]:
+    """What an edit changes of a linear map, as fields of `Update`; none where it cannot be weighed by token."""
     if edit.magnitude is not None or edit.turn is not None:
         raise CheckpointError(
             f"{adapter.file.name}: '{edit.name}' is changed by DoRA or OFT, which depend on its values; fold the "
             "adapter into its base (eutectic adapter fold), and extract a plain one (eutectic adapter extract)"
         )
     if leaf == "weight" and edit.pair is not None and edit.full is None:
-        return Update(read_factors(adapter.file, edit.pair, double=True))
+        return {"factors": read_factors(adapter.file, edit.pair, double=True)}
     if leaf == "bias" and edit.shift is not None:
         key, scale = edit.shift
-        return Update(shift=torch.from_numpy(read_finite(adapter.file, key)).double().flatten() * scale)
+        return {"shift": torch.from_numpy(read_finite(adapter.file, key)).double().flatten() * scale}
     if leaf == "bias" and edit.full is not None:
         own = module.get_parameter("bias").detach().double().cpu()
-        return Update(shift=torch.from_numpy(read_finite(adapter.file, edit.full)).double() - own)
-    return None
+        return {"shift": torch.from_numpy(read_finite(adapter.file, edit.full)).double() - own}
+    return {}
 
 
 __all__ = ["Routed", "smile"]

@@ -112,15 +112,8 @@ def inspect(
     if as_json:
         keys = ("name", "shape", "kind", "rank", "scale", "norm")
         rows = [{key: _plain(getattr(each, key)) for key in keys} for each in found.updates]
-        put(
-            {
-                "adapter": name,
-                "base": found.base_name,
-                "values": found.values,
-                "norm": _plain(found.norm),
-                "updates": rows,
-            }
-        )
+        total = _plain(found.norm)
+        put({"adapter": name, "base": found.base_name, "values": found.values, "norm": total, "updates": rows})
         return
     typer.echo(
         f"{name}: {len(found.updates)} tensors of {found.base_name or 'an unnamed base'}, {found.values:,} values"

@@ -431,14 +431,12 @@ def _combine_common(rows: Rows, how: Combination, out: NDArray[np.uint16]) -> in
     shares = {"agree_sum": [0.0] * rows.n, "agree_count": [1.0] * rows.n, "agree_weight": how.weight}
     if stages is None or not rows.has_base or anchor == 0 or how.average not in {"sum", *shares}:
         return None
-    if how.vote == "plain":
-        settings = (weight, how.tie, np.float32(how.floor), (anchor, scale), out)
-        return int(unrolled.elect_plain(arrays[0], arrays[1:], *stages, *settings))
-    if how.floor:
-        return None
     if how.average == "sum":
         return int(unrolled.add(arrays[0], arrays[1:], *stages, weight, (anchor, scale), out))
-    votes = (weight, _singles(shares[how.average]), how.tie, (anchor, scale), out)
+    # What is None is left out of the compiled loop.
+    plain = True if how.vote == "plain" else None
+    floor = np.float32(how.floor) if how.floor and how.average == "agree_weight" else None
+    votes = (weight, _singles(shares[how.average]), plain, how.tie, floor, (anchor, scale), out)
     return int(unrolled.elect(arrays[0], arrays[1:], *stages, *votes))
 
 

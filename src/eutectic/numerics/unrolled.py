@@ -99,10 +99,12 @@ def add(base, rows, draws, trims, weights, scales, out):  # type: ignore[no-unty
 
 
 @_jit
-def elect(base, rows, draws, trims, weights, shares, tie, scales, out):  # type: ignore[no-untyped-def]
-    """Writes scales[0] * base + scales[1] * the side of the vote with more mass, over the sum of its shares.
+def elect(base, rows, draws, trims, weights, shares, plain, tie, floor, scales, out):  # type: ignore[no-untyped-def]
+    """Writes scales[0] * base + scales[1] * the weighted deltas of the side with more votes, over its shares.
 
-    A tie goes to the side `tie`, or to nobody. Returns how many results are not finite.
+    The vote is of the weighted deltas, or, where `plain` is not None, of the deltas as they are. A tie goes to the side
+    `tie`, or to nobody. Shares that add up to less than `floor` divide as it does; without one, a sum of 0 divides as
+    1. Returns how many results are not finite.
     """
     widest()
     anchor, scale = scales
@@ -110,14 +112,18 @@ def elect(base, rows, draws, trims, weights, shares, tie, scales, out):  # type:
     bad = np.uint32(0)
     for i in range(len(out)):
         start = widen(base[i])
-        plus, minus, more, less = zero, zero, zero, zero
+        plus, minus, rise, fall, more, less = zero, zero, zero, zero, zero, zero
         for j in range(len(rows)):
             v = widen(rows[j][i]) - start
             if draws is not None:
                 v = v * draws[3][j] if drawn(i, draws[0][j], draws[1][j]) <= draws[2][j] else zero
             if trims is not None:
                 v = v * np.float32(abs(v) >= trims[0][j]) * trims[1][j]
-            v = v * weights[j]
+            if plain is None:
+                v = v * weights[j]
+            else:
+                rise += weights[j] * max(v, zero)
+                fall += weights[j] * min(v, zero)
             plus += max(v, zero)
             minus += min(v, zero)
             more += shares[j] * np.float32(v > zero)
@@ -125,48 +131,12 @@ def elect(base, rows, draws, trims, weights, shares, tie, scales, out):  # type:
         vote = plus + minus
         up = (vote > zero) | ((vote == zero) & (tie > 0))
         down = (vote < zero) | ((vote == zero) & (tie < 0))
-        mass = plus if up else (minus if down else zero)
+        if plain is None:
+            mass = plus if up else (minus if down else zero)
+        else:
+            mass = rise if up else (fall if down else zero)
         size = more if up else (less if down else zero)
-        mass = mass / (one if size == zero else size)
-        mass = vote if vote != vote else mass  # a NaN elects nobody and must not be hidden
-        r = anchor * start + scale * mass
-        out[i] = narrow(r)
-        bad = np.uint32(bad + infinite(r))
-    return np.int64(bad)
-
-
-@_jit
-def elect_plain(base, rows, draws, trims, weights, tie, floor, scales, out):  # type: ignore[no-untyped-def]
-    """Does what `elect` does where the vote is of the deltas as they are, and weights only average the elected.
-
-    Divides by `floor` at least; where that is 0, by 1 where the weights add up to 0.
-    """
-    widest()
-    anchor, scale = scales
-    zero, one = np.float32(0), np.float32(1)
-    bad = np.uint32(0)
-    for i in range(len(out)):
-        start = widen(base[i])
-        plus, minus, up, down, more, less = zero, zero, zero, zero, zero, zero
-        for j in range(len(rows)):
-            v = widen(rows[j][i]) - start
-            if draws is not None:
-                v = v * draws[3][j] if drawn(i, draws[0][j], draws[1][j]) <= draws[2][j] else zero
-            if trims is not None:
-                v = v * np.float32(abs(v) >= trims[0][j]) * trims[1][j]
-            rise, fall = max(v, zero), min(v, zero)
-            plus += rise
-            minus += fall
-            up += weights[j] * rise
-            down += weights[j] * fall
-            more += weights[j] * np.float32(v > zero)
-            less += weights[j] * np.float32(v < zero)
-        vote = plus + minus
-        rising = (vote > zero) | ((vote == zero) & (tie > 0))
-        falling = (vote < zero) | ((vote == zero) & (tie < 0))
-        mass = up if rising else (down if falling else zero)
-        size = more if rising else (less if falling else zero)
-        mass = mass / (max(size, floor) if floor > zero else (one if size == zero else size))
+        mass = mass / ((one if size == zero else size) if floor is None else max(size, floor))
         mass = vote if vote != vote else mass  # a NaN elects nobody and must not be hidden
         r = anchor * start + scale * mass
         out[i] = narrow(r)

@@ -61,8 +61,7 @@ class Window:
 
     def values(self, patterns: Sequence[int]) -> list[float]:
         """Returns the magnitudes that have these bit patterns."""
-        found = np.array(patterns, np.uint64)
-        return [float(v) for v in (found.view(np.float64) if self.double else found.astype(np.uint32).view(np.float32))]
+        return list(map(float, magnitudes_of(patterns, self.double)))
 
 
 def open_window(total: int, n: int, double: bool, enough: int = _ENOUGH, top: int | None = None) -> Window:
@@ -92,7 +91,7 @@ def sampled_sweeps(total: int, double: bool, enough: int = _ENOUGH) -> float:
 
 def count(values: Tensor, state: Window, which: int) -> None:
     """The torch reference of `kernels.magnitudes`: counts magnitudes under and in one window of a state."""
-    row = values.abs().numpy(force=True).view(np.uint64 if state.double else np.uint32).astype(np.uint64)
+    row = magnitude_patterns(values)
     inside = (row[row >= state.low[which]] - state.low[which]) >> np.uint64(state.shift[which])
     state.below[which] += len(row) - len(inside)
     state.bins[which] += np.bincount(inside[inside < BINS].astype(np.int64), minlength=BINS)
@@ -104,7 +103,7 @@ def magnitude_patterns(values: Tensor) -> NDArray[np.uint64]:
     return size.view(np.uint64 if size.itemsize == 8 else np.uint32).astype(np.uint64)
 
 
-def magnitudes_of(patterns: list[int], double: bool) -> Floats:
+def magnitudes_of(patterns: Sequence[int], double: bool) -> Floats:
     """Returns the numbers with these patterns."""
     found = np.array(patterns, np.uint64)
     return found.view(np.float64) if double else found.astype(np.uint32).view(np.float32).astype(np.float64)
